@@ -1,0 +1,241 @@
+"""Small datasets as four tensors.
+
+Inputs are float32 and standardised (minus the mean, over the standard deviation, of all training inputs together),
+labels are int64. `seed` says which points; the same seed gives the same points on every device.
+"""
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator
+from numbers import Integral
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NAMES = ("mnist1d", "digits", "fashion_mnist", "mnist", "cifar10")
+CACHE = Path("~/.cache/sam_lite")  # where downloads go
+FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}  # Debian's package dataset-fashion-mnist
+
+
+class Data(NamedTuple):
+    """x: (n, *features) float32. y: (n,) int64 in 0 .. n_classes - 1."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+    @property
+    def n_classes(self) -> int:
+        return int(max(self.y_train.max(), self.y_test.max())) + 1
+
+    def to(self, device: str | torch.device) -> "Data":
+        return Data(*(t.to(device) for t in self))
+
+    def check(self, n_classes: int | None = None) -> "Data":
+        """Itself, or a ValueError for parts that do not fit together or labels outside 0 .. n_classes - 1."""
+        for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            if y.dtype != torch.int64 or y.shape != (len(x),) or len(x) == 0:
+                raise ValueError(
+                    f"y_{part} must be int64 of shape ({len(x)},), one label for each of one or more rows of x_{part}, "
+                    f"got {y.dtype} of shape {tuple(y.shape)}"
+                )
+            low, high = int(y.min()), int(y.max())
+            if low < 0 or (n_classes is not None and high >= n_classes):
+                allowed = "be >= 0" if n_classes is None else f"lie in 0..{n_classes - 1}"
+                raise ValueError(f"labels must {allowed}, got {low if low < 0 else high} in y_{part}")
+        return self
+
+
+def load(
+    name: str, n_train: int | None = None, n_test: int | None = None, *, seed=0, folder=None, download=False
+) -> Data:
+    """The dataset called `name`, one of NAMES; None stands for its own default size."""
+    if name not in NAMES:
+        raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
+    sizes = {key: n for key, n in (("n_train", n_train), ("n_test", n_test)) if n is not None}
+    if name in ("mnist1d", "digits"):
+        return {"mnist1d": mnist1d, "digits": digits}[name](**sizes, seed=seed)
+    make = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10}[name]
+    return make(**sizes, seed=seed, folder=folder, download=download)
+
+
+def mnist1d(n_train: int = 1000, n_test: int = 3000, *, seed: int = 0) -> Data:
+    """Ten shapes of 40 numbers, moved, stretched, sheared and noisy: (n, 40), 10 classes.
+
+    Greydanus and Kobak 2024, "Scaling down deep learning with MNIST-1D", with the settings of their release. Every seed
+    is a fresh sample, train and test are independent draws, and the training points do not depend on `n_test`: ask for
+    100,000 test points to measure the true loss. Classes are equally frequent, up to one, in both parts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for name, n in (("n_train", n_train), ("n_test", n_test)):
+        _check_size(name, n, math.inf)
+        y = (torch.arange(n) % 10)[torch.randperm(n, generator=generator)]
+        parts += [torch.cat([_signals(chunk, generator) for chunk in y.split(50_000)]), y]
+    return _standardised(*parts)
+
+
+def _signals(y: Tensor, generator: torch.Generator) -> Tensor:
+    """One random signal of each label: (n,) -> (n, 40)."""
+    n = len(y)
+    templates, inside = _dilated()
+    padding = torch.randint(25, (n,), generator=generator)
+    shift = torch.randint(48, (n, 1), generator=generator)
+    size, shear = torch.rand(2, n, 1, generator=generator) - 0.5
+    noise, jitter = torch.randn(2, n, 72, generator=generator)
+    source = (torch.arange(72) - shift) % 72  # translation, round the end
+    x = templates[padding, y].gather(1, source) * (1 + 0.4 * size)
+    x = torch.where(inside[padding].gather(1, source), x, 0.25 * noise @ _smoothing(72).T) + 0.02 * jitter
+    x -= 0.75 * shear * torch.linspace(-0.5, 0.5, 72)
+    return x @ _interpolation(72, 40).T
+
+
+def _dilated() -> tuple[Tensor, Tensor]:
+    """The templates followed by 36 .. 60 zeros, at 72 points: (25, 10, 72); where the template is: (25, 72).
+
+    The templates are data of github.com/greydanus/mnist1d (S. Greydanus, Apache-2.0).
+    """
+    t = """5 6 6.5 6.75 7 7 7 7 6.75 6.5 6 5    5 3 3 3.4 3.8 4.2 4.6 5 5.4 5.8 5 5   5 6 6.5 6.5 6 5.25 4.75 4 3.5 3.5 4 5
+           5 6 6.5 6.5 6 5 5 6 6.5 6.5 6 5      5 4.4 3.8 3.2 2.6 2.6 5 5 5 5 5 5     5 3 3 3 3 5 6 6.5 6.5 6 4.5 5
+           5 4 3.5 3.25 3 3 3 3 3.25 3.5 4 5    5 7 7 6.6 6.2 5.8 5.4 5 4.6 4.2 5 5   5 4 3.5 3.5 4 5 5 4 3.5 3.5 4 5
+           5 4 3.5 3.5 4 5 5 5 5 4.7 4.3 5"""
+    shapes = torch.tensor([float(value) for value in t.split()]).view(10, 12)
+    shapes = (shapes - shapes[:, :1]) / shapes.std(dim=1, keepdim=True, correction=0) / 6  # starts and ends at 0
+    maps = torch.stack([_interpolation(12 + padding, 72)[:, :12] for padding in range(36, 61)])  # (25, 72, 12)
+    return torch.einsum("pij,cj->pci", maps, shapes), (maps != 0).any(dim=2)
+
+
+def _interpolation(n_in: int, n_out: int) -> Tensor:
+    """Linear interpolation from n_in to n_out equally spaced points, first on first, last on last: (n_out, n_in)."""
+    at = torch.arange(n_out, dtype=torch.float64) * (n_in - 1) / (n_out - 1)
+    return (1 - (at[:, None] - torch.arange(n_in)).abs()).clamp(min=0).float()
+
+
+def _smoothing(n: int, sigma: float = 2.0) -> Tensor:
+    """A Gaussian filter cut off at 4 sigma, with mirrored ends: (n, n)."""
+    offsets = torch.arange(-int(4 * sigma), int(4 * sigma) + 1)
+    weights = torch.softmax(-((offsets / sigma) ** 2) / 2, dim=0)
+    at = (torch.arange(n)[:, None] + offsets) % (2 * n)
+    at = torch.minimum(at, 2 * n - 1 - at)
+    return torch.zeros(n, n).scatter_add_(1, at, weights.expand(n, -1))
+
+
+def digits(n_train: int = 1000, n_test: int | None = None, *, seed: int = 0) -> Data:
+    """The 1,797 digits of 8 x 8 pixels that come with scikit-learn: (n, 64), 10 classes. `n_test` None: all others."""
+    from sklearn.datasets import load_digits
+
+    x, y = (torch.from_numpy(a) for a in load_digits(return_X_y=True))
+    _check_size("n_train", n_train, len(x) - 1)
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    train, test = chosen[:n_train], chosen[n_train:]
+    return _subset(x[train], y[train], x[test], y[test], None, n_test, seed)
+
+
+def fashion_mnist(
+    n_train: int | None = None, n_test: int | None = None, *, folder=None, seed=0, download=False
+) -> Data:
+    """Photographs of clothes, 28 x 28 pixels in a row: (n, 784), 10 classes; 60,000 and 10,000 unless told fewer.
+
+    Xiao, Rasul and Vollgraf 2017. Read from `folder`, or else from Debian's package, or else from an earlier download.
+    """
+    return _subset(*_idx("fashion_mnist", folder, download), n_train, n_test, seed)
+
+
+def mnist(n_train: int | None = None, n_test: int | None = None, *, folder=None, seed=0, download=False) -> Data:
+    """Handwritten digits (LeCun et al. 1998), 28 x 28 pixels in a row: (n, 784), 10 classes; 60,000 and 10,000."""
+    return _subset(*_idx("mnist", folder, download), n_train, n_test, seed)
+
+
+def cifar10(n_train: int | None = None, n_test: int | None = None, *, folder=None, seed=0, download=False) -> Data:
+    """Colour photographs (Krizhevsky 2009): (n, 3, 32, 32), 10 classes; 50,000 and 10,000. Needs torchvision."""
+    root = Path(folder or CACHE).expanduser()
+    try:
+        parts = [_torchvision("cifar10").CIFAR10(root, train=train, download=download) for train in (True, False)]
+    except RuntimeError as error:  # torchvision says "not found or corrupted"
+        raise FileNotFoundError(_missing("cifar10", root, str(error))) from error
+    arrays = [a for p in parts for a in (torch.from_numpy(p.data).permute(0, 3, 1, 2), torch.tensor(p.targets))]
+    return _subset(*arrays, n_train, n_test, seed)
+
+
+def _subset(x_train, y_train, x_test, y_test, n_train, n_test, seed) -> Data:
+    """Random images of each part, bytes of (n, *features), as Data."""
+    generator, parts = torch.Generator().manual_seed(seed), []
+    for name, x, y, n in (("n_train", x_train, y_train, n_train), ("n_test", x_test, y_test, n_test)):
+        _check_size(name, n := len(x) if n is None else n, len(x))
+        chosen = torch.randperm(len(x), generator=generator)[:n]
+        parts += [x[chosen].float(), y[chosen].long()]
+    return _standardised(*parts)
+
+
+def _standardised(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor) -> Data:
+    mean = x_train.mean(dtype=torch.float64)  # in float64, so that the number of threads does not show
+    std = (x_train.square().mean(dtype=torch.float64) - mean**2).sqrt()
+    return Data(x_train.sub_(mean).div_(std), y_train, x_test.sub_(mean).div_(std), y_test)
+
+
+def _idx(name: str, folder: str | Path | None, download: bool) -> list[Tensor]:
+    """Images (n, 784) and labels (n,), train then test, from four gzipped IDX files."""
+    kind = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}[name]
+    debian, cache = FOLDERS.get(name, CACHE), CACHE.expanduser() / kind / "raw"  # cache: where torchvision puts them
+    folder = Path(folder).expanduser() if folder else debian if debian.is_dir() else cache
+    if download and folder == cache:
+        getattr(_torchvision(name), kind)(CACHE.expanduser(), download=True)
+    paths = [
+        folder / f"{part}-{what}-ubyte.gz" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
+    ]
+    if lost := [str(path) for path in paths if not path.is_file()]:
+        raise FileNotFoundError(_missing(name, lost[0]))
+    parts = [_bytes(path) for path in paths]
+    for x, y, path in zip(parts[::2], parts[1::2], paths[1::2], strict=True):
+        if x.shape != (len(y), 784) or int(y.max()) > 9:
+            raise ValueError(f"{path} is damaged: it must hold a label in 0..9 for each of {len(x)} images")
+    return parts
+
+
+def _bytes(path: Path) -> Tensor:
+    """A gzipped IDX file: 0, 0, 8, number of axes, their lengths as big-endian int32, bytes. Images become rows."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+        n, *rest = [int.from_bytes(content[i : i + 4], "big") for i in range(4, 4 + 4 * content[3], 4)]
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)[4 + 4 * content[3] :].view(
+            n, *[math.prod(rest)] * bool(rest)
+        )
+    except (gzip.BadGzipFile, EOFError, zlib.error, IndexError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, fetch it again: {error}") from error
+
+
+def _torchvision(name: str):
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:  # RuntimeError: made for another version of torch
+        raise ImportError(f"{name} needs torchvision, made for this torch: pip install torchvision") from error
+    return datasets
+
+
+def _missing(name: str, where: str | Path) -> str:
+    first = "apt install dataset-fashion-mnist" if name == "fashion_mnist" else "copy it to this place"
+    return f"{name} is not at {where}; {first}, or name its folder with folder=, or let torchvision fetch it with download=True"
+
+
+def _check_size(name: str, n: int, available: float) -> None:
+    if not isinstance(n, Integral) or isinstance(n, bool) or not 1 <= n <= available:
+        raise ValueError(f"{name} must be an integer from 1 to {available}, got {n!r}")
+
+
+def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """One epoch: the indices of each batch, (batch_size,) int64 on the CPU, in random order, an incomplete last one dropped."""
+    _check_size("batch_size", batch_size, n)
+    return iter(torch.randperm(n, generator=generator)[: n // batch_size * batch_size].split(batch_size))
+
+
+def best_device(name: str | None = None) -> torch.device:
+    """The device called `name`, such as "cuda" or "cuda:1", or the best there is: cuda, then mps, then cpu."""
+    n = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    kind, _, index = (name or next(k for k in n if n[k])).partition(":")
+    if kind not in n or int(index or 0) >= n[kind]:
+        raise ValueError(f"device must be one of {', '.join(k for k in n if n[k])} on this machine, got {name!r}")
+    return torch.device(name or kind)
