@@ -1,0 +1,122 @@
+"""The networks of the papers, and small ones.
+
+Every network ends in logits (n, n_out), without a softmax. It is built on the CPU; move it with `.to(device)`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "softplus": nn.Softplus, "sigmoid": nn.Sigmoid}
+NORMS = (None, "batch", "group", "ghost")
+
+
+def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """`make()` with the initial weights that `seed` stands for; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = make()
+    if any(p.device.type != "cpu" for p in model.parameters()):
+        raise ValueError(
+            "make must build on the CPU, where the seed gives the same weights always; then use .to(device)"
+        )
+    return model
+
+
+def mlp(n_in: int, widths: Sequence[int], n_out: int, activation="relu", norm=None, ghost_size=128) -> nn.Sequential:
+    """Linear layers of these widths, each followed by its norm, if any, and the activation: (n, n_in) -> (n, n_out).
+
+    activation: one of ACTIVATIONS. norm: one of NORMS. ghost_size: points that a "ghost" norm takes together.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    layers, sizes = [], [n_in, *widths]
+    if not all(isinstance(size, int) and size >= 1 for size in (*sizes, n_out)):
+        raise ValueError(f"sizes must be integers >= 1, got {n_in} inputs, widths {widths}, {n_out} outputs")
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after), *_norm(norm, ghost_size, after), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], n_out))
+
+
+def keskar(name: str, *, width: int | None = None, norm: str | None = "batch", ghost_size: int = 128) -> nn.Sequential:
+    """The six networks of Keskar et al. 2017, appendix B; layers of C1 - C4 as in the authors' published code.
+
+    F1 (MNIST): 784 - 5 x 512 - 10.     F2 (TIMIT): 360 - 7 x 512 - 1973.     Inputs in a row, no dropout.
+    C1 (CIFAR-10), C3 (CIFAR-100): two 5 x 5 convolutions of 64 channels, dense 384 and 192, dropout 0.5.
+    C2 (CIFAR-10), C4 (CIFAR-100): 3 x 3 convolutions, 2 of 64, 2 of 128, 3 of 256, 6 of 512, dense 512, dropout.
+    Images are (n, 3, 32, 32). width: another number for 512 (F) or 64 (C, where all other sizes keep in proportion).
+    """
+    sizes = {"F1": (784, 5, 10), "F2": (360, 7, 1973), "C1": 10, "C2": 10, "C3": 100, "C4": 100}
+    if name not in sizes:
+        raise ValueError(f"name must be one of {', '.join(sizes)}, got {name!r}")
+    if width is not None and not (isinstance(width, int) and width >= 1):
+        raise ValueError(f"width must be an integer >= 1, or None for the paper's, got {width!r}")
+    if name in ("F1", "F2"):
+        n_in, depth, n_out = sizes[name]
+        return mlp(n_in, [width or 512] * depth, n_out, "relu", norm, ghost_size)
+    layers = _shallow if name in ("C1", "C3") else _deep
+    return nn.Sequential(*layers(width or 64, sizes[name], partial(_norm, norm, ghost_size)))
+
+
+f1, f2, c1, c2, c3, c4 = (partial(keskar, name) for name in ("F1", "F2", "C1", "C2", "C3", "C4"))
+
+
+def _shallow(w: int, n_out: int, norm: Callable) -> list[nn.Module]:
+    layers = []
+    for n in (3, w):  # images 32 -> 16 -> 8
+        layers += [nn.Conv2d(n, w, 5, padding=2), *norm(w, True), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)]
+    layers += [nn.Flatten()]
+    for n, m in ((64 * w, 6 * w), (6 * w, 3 * w)):
+        layers += [nn.Linear(n, m), *norm(m), nn.ReLU(), nn.Dropout(0.5)]
+    return [*layers, nn.Linear(3 * w, n_out)]
+
+
+def _deep(w: int, n_out: int, norm: Callable) -> list[nn.Module]:
+    layers, n = [], 3
+    for times, m in ((2, w), (2, 2 * w), (3, 4 * w), (3, 8 * w), (3, 8 * w)):  # images 32 -> 1
+        for i in range(times):
+            end = nn.MaxPool2d(2) if i == times - 1 else nn.Dropout(0.3 if m == w else 0.4)
+            layers += [nn.Conv2d(n, m, 3, padding=1), *norm(m, True), nn.ReLU(), end]
+            n = m
+    layers += [nn.Flatten(), nn.Dropout(0.5), nn.Linear(n, n), *norm(n), nn.ReLU(), nn.Dropout(0.5)]
+    return [*layers, nn.Linear(n, n_out)]
+
+
+def _norm(norm: str | None, ghost_size: int, n: int, images: bool = False) -> list[nn.Module]:
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+    if norm == "group":  # 16 channels in a group (Wu and He 2018), or all in one
+        return [nn.GroupNorm(n // 16 if n % 16 == 0 else 1, n)]
+    if norm == "ghost":
+        return [GhostBatchNorm2d(n, ghost_size) if images else GhostBatchNorm1d(n, ghost_size)]
+    return [] if norm is None else [nn.BatchNorm2d(n) if images else nn.BatchNorm1d(n)]
+
+
+class GhostBatchNorm1d(nn.BatchNorm1d):
+    """Batch norm that takes each `ghost_size` points of a batch for themselves (Hoffer et al. 2017, Algorithm 1).
+
+    In training, each ghost gets its own mean and variance, and moves the running statistics once, in order: after k of
+    them, mean = (1 - m)^k mean + sum_i (1 - m)^(k - i) m mean_i, with m the momentum. In evaluation it is batch norm.
+    A batch that is no multiple of `ghost_size` raises a ValueError.
+    """
+
+    def __init__(self, n: int, ghost_size: int = 128, momentum: float | None = 0.1, affine: bool = True):
+        if not (isinstance(ghost_size, int) and ghost_size >= 2):
+            raise ValueError(f"ghost_size must be an integer >= 2, got {ghost_size!r}")
+        super().__init__(n, momentum=momentum, affine=affine)
+        self.ghost_size = ghost_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        if len(x) % self.ghost_size:
+            raise ValueError(f"batch must be a multiple of ghost_size={self.ghost_size}, got {len(x)}")
+        return torch.cat(list(map(super().forward, x.split(self.ghost_size))))
+
+
+class GhostBatchNorm2d(GhostBatchNorm1d):
+    """`GhostBatchNorm1d` for images (n, channels, height, width)."""
+
+    _check_input_dim = nn.BatchNorm2d._check_input_dim
