@@ -1,53 +1,99 @@
 """Loss along lines and on planes.
 
 A loss may return one tensor, or a tuple or dict of tensors (loss and accuracy, train and test); so does what is here.
-Points are evaluated one after another without gradients, so any model fits that fits once. Pairs of an ensemble map:
-`vmap(lambda start, end: line(loss, start, end, alphas))(starts, ends)`, (n_pairs, n_alphas).
+Points are evaluated one by one without gradients: a model that fits once always fits. Pairs of an ensemble map:
+`vmap(lambda start, end: line(loss, start, end, alphas))(starts, ends)` is (n_pairs, n_alphas).
+ValueError for numbers that are none or not finite, and for names or shapes that differ.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sam_lite.params import Params, stack
+from sam_lite.params import Loss, Params, add, dot, from_vector, member, norm, stack
 
 Values = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
-LossLike = Callable[[Params], Values]
 
 
-def line(loss: LossLike, start: Params, end: Params, alphas: Iterable[float]) -> Values:
-    """The loss on the straight line through `start` (alpha = 0) and `end` (alpha = 1), inside and beyond: (n_alphas,).
+class Trajectory(NamedTuple):
+    """A run on a plane. Where `in_plane` is far from `losses`, the plane does not show the run."""
 
-    f((1 - alpha) start + alpha end) (Keskar et al. 2017, figure 3), so both ends come back exactly.
-    The batch statistics of a `loss_of` stay those of its model: for nets with batch norm use `batch_norm_line`.
-    Raises ValueError for empty or infinite alphas and for ends of different names or shapes.
-    """
-    return _path(loss, start, end, [(1 - alpha, alpha) for alpha in _numbers("alphas", alphas)])
-
-
-def arc(loss: LossLike, start: Params, end: Params, alphas: Iterable[float]) -> Values:
-    """The loss on the curved path of Keskar et al. 2017, figure 7: f(cos(alpha pi/2) start + sin(alpha pi/2) end).
-
-    It passes through `start` (alpha = 0) and `end` (alpha = 1) and, for orthogonal ends of one length, keeps that
-    length on the way, where the straight line comes nearer to the origin. Raises as `line` does.
-    """
-    quarter = math.pi / 2
-    return _path(loss, start, end, [(math.cos(a * quarter), math.sin(a * quarter)) for a in _numbers("alphas", alphas)])
+    axes: tuple[Params, Params]  # orthonormal
+    coordinates: Tensor  # (n_points, 2), (0, 0) at the last point
+    explained: Tensor  # (2,) share of the variance along each axis; nan if nothing moves
+    losses: Values  # (n_points,) at the points
+    in_plane: Values  # (n_points,) at their projections
 
 
 @torch.no_grad()
-def _path(loss: LossLike, start: Params, end: Params, weights: Sequence[tuple[float, float]]) -> Values:
-    _check_alike("start", start, "end", end)
-    return _stack([loss({name: s * p + e * end[name] for name, p in start.items()}) for s, e in weights])
+def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, curved: bool = False) -> Values:
+    """The loss at (1 - alpha) start + alpha end, within and beyond the ends, where it is exactly theirs: (n_alphas,).
+
+    Keskar et al. 2017, figure 3; curved as in their figure 7, at cos(alpha pi/2) start + sin(alpha pi/2) end.
+    A `loss_of` keeps its model's batch statistics all along: between batch-norm nets use `batchnorm.loss_between`.
+    """
+    _check_alike(start, "end", end)
+    turn = math.pi / 2
+    pairs = [(math.cos(a * turn), math.sin(a * turn)) if curved else (1 - a, a) for a in _numbers("alphas", alphas)]
+    return _stack([loss({name: s * p + e * end[name] for name, p in start.items()}) for s, e in pairs])
+
+
+@torch.no_grad()
+def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable[float], b: Iterable[float]) -> Values:
+    """The loss at center + a first + b second: (n_a, n_b); at a = b = 0 it is exactly that of `center`."""
+    _check_alike(center, "first", first)
+    _check_alike(center, "second", second)
+    rows, columns = _numbers("a", a), _numbers("b", b)
+    return _stack([_stack([loss(add(add(center, first, s), second, t)) for t in columns]) for s in rows])
+
+
+def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tuple[Params, Params, Tensor]:
+    """Two directions of normal entries, each filter as long as that filter of the weights, and the cosine between them.
+
+    d_i |w_i| / |d_i|, mean 0 (Li et al. 2018, section 4); filter i is w[i] of a matrix (n_out, n_in) or a convolution.
+    What has one axis at most, biases and norm layers, is "zero" (stays, as in the paper) or "scale" (one filter each).
+    The scaling undoes some of the orthogonality of random directions: hence the cosine.
+    """
+    if vectors not in ("zero", "scale"):
+        raise ValueError(f"vectors must be 'zero' or 'scale', got {vectors!r}")
+    if vectors == "zero" and all(w.ndim < 2 for w in params.values()):
+        raise ValueError("params must have a filter to move, got vectors only; use vectors='scale'")
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(w: Tensor) -> Tensor:
+        d = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
+        of_w, of_d = (torch.linalg.vector_norm(t, dim=tuple(range(w.ndim > 1, w.ndim)), keepdim=True) for t in (w, d))
+        return d * (of_w / of_d) * (w.ndim > 1 or vectors == "scale")
+
+    first, second = ({name: draw(w) for name, w in params.items()} for _ in range(2))
+    return first, second, dot(first, second) / (norm(first) * norm(second))
+
+
+@torch.no_grad()
+def trajectory(loss: Loss, points: Params) -> Trajectory:
+    """The run `points` (n_points, *shape) on the plane through its last point along its two principal directions.
+
+    Directions and explained variance are PCA's, about the mean; each axis points from the run's end to its start.
+    """
+    rows = torch.cat([p.reshape(len(p), -1) for p in points.values()], 1)  # (n_points, n_params)
+    run = [member(points, i) for i in range(len(rows))]
+    if len(rows) < 3 or rows.shape[1] < 2:
+        raise ValueError(f"points must be 3 or more of 2 or more weights to span a plane, got {tuple(rows.shape)}")
+    _, sizes, axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    axes = axes[:2] * torch.where(axes[:2] @ (rows[0] - rows[-1]) < 0, -1, 1)[:, None]
+    coordinates = (rows - rows[-1]) @ axes.T
+    first, second, *projected = [from_vector(v, run[-1]) for v in [*axes, *(rows[-1] + coordinates @ axes)]]
+    losses, in_plane = (_stack([loss(p) for p in where]) for where in (run, projected))
+    return Trajectory((first, second), coordinates, sizes[:2] ** 2 / (sizes**2).sum(), losses, in_plane)
 
 
 def _stack(values: list[Values]) -> Values:
-    """Values of one kind, each a tensor or a tuple or dict of tensors, along a new first axis."""
     if isinstance(values[0], dict):
         return stack(values)
-    return tuple(map(torch.stack, zip(*values, strict=True))) if isinstance(values[0], tuple) else torch.stack(values)
+    return tuple(map(_stack, zip(*values, strict=True))) if isinstance(values[0], tuple) else torch.stack(values)
 
 
 def _numbers(name: str, values: Iterable[float]) -> list[float]:
@@ -57,7 +103,7 @@ def _numbers(name: str, values: Iterable[float]) -> list[float]:
     return numbers
 
 
-def _check_alike(name: str, params: Params, other_name: str, other: Params) -> None:
+def _check_alike(params: Params, name: str, other: Params) -> None:
     shapes, others = ({key: tuple(p.shape) for key, p in each.items()} for each in (params, other))
     if shapes != others:
-        raise ValueError(f"{other_name} must have the names and shapes of {name}, {shapes}, got {others}")
+        raise ValueError(f"{name} must have the names and shapes {shapes}, got {others}")

@@ -1,14 +1,15 @@
-"""Lines, arcs and planes against closed forms, sklearn and PyTorch's own batch-norm tools."""
+"""Lines and planes against closed forms, directions against their definition, trajectories against sklearn."""
 
 import math
 
 import pytest
+import sklearn.decomposition
 import torch
 from torch import nn
 from torch.func import vmap
 
 from sam_lite import landscape
-from sam_lite.params import count, from_vector, loss_of, params_of, stack, to_vector
+from sam_lite.params import add, count, dot, from_vector, loss_of, norm, params_of, stack, to_vector
 
 ALPHAS = [-1.0, -0.25, 0.0, 0.3, 0.5, 1.0, 2.0]
 
@@ -27,6 +28,11 @@ def square(params):
     return 0.5 * ((params["a"] ** 2).sum() + 3 * (params["b"] ** 2).sum())
 
 
+def tanh_net():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    return params_of(model), loss_of(model, double(6, 3), torch.tensor([0, 1, 0, 1, 1, 0]))
+
+
 def inner(p, q):
     return (p["a"] * q["a"]).sum() + 3 * (p["b"] * q["b"]).sum()
 
@@ -39,20 +45,20 @@ def test_line_is_the_parabola_through_both_ends():
     torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-13, atol=1e-13)
 
 
-def test_arc_follows_sine_and_cosine():
+def test_curve_follows_sine_and_cosine():
     start, end = pair()
     s, m, e = inner(start, start).item(), inner(start, end).item(), inner(end, end).item()
     turn = [(math.cos(a * math.pi / 2), math.sin(a * math.pi / 2)) for a in ALPHAS]
     expected = [0.5 * (c * c * s + 2 * c * d * m + d * d * e) for c, d in turn]
-    values = landscape.arc(square, start, end, ALPHAS)
+    values = landscape.line(square, start, end, ALPHAS, curved=True)
     torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("path", [landscape.line, landscape.arc])
-def test_both_ends_come_back(path):
+@pytest.mark.parametrize("curved", [False, True])
+def test_both_ends_come_back(curved):
     start, end = pair()
-    values = path(square, start, end, torch.tensor([0.0, 1.0]))
-    torch.testing.assert_close(values, torch.stack([square(start), square(end)]), rtol=1e-15, atol=0)
+    values = landscape.line(square, start, end, torch.tensor([0.0, 1.0]), curved=curved)
+    torch.testing.assert_close(values, torch.stack([square(start), square(end)]), rtol=1e-15 * curved, atol=0)
 
 
 def test_line_gives_what_the_loss_gives():
@@ -66,20 +72,16 @@ def test_line_gives_what_the_loss_gives():
     torch.testing.assert_close(both[1][3], 0.7 * start["b"].sum() + 0.3 * end["b"].sum())
 
 
-@pytest.mark.parametrize("path", [landscape.line, landscape.arc])
-def test_paths_map_over_pairs(path):
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    loss = loss_of(model, double(6, 3), torch.tensor([0, 1, 0, 1, 1, 0]))
-    ends = [
-        [from_vector(double(count(params_of(model)), seed=i), params_of(model)) for i in range(j, j + 3)]
-        for j in (0, 3)
-    ]
-    mapped = vmap(lambda s, e: path(loss, s, e, ALPHAS))(stack(ends[0]), stack(ends[1]))
-    one_by_one = torch.stack([path(loss, s, e, ALPHAS) for s, e in zip(*ends, strict=True)])
-    torch.testing.assert_close(mapped, one_by_one, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("curved", [False, True])
+def test_line_maps_over_pairs(curved):
+    like, loss = tanh_net()
+    ends = [[from_vector(double(count(like), seed=i), like) for i in range(j, j + 3)] for j in (0, 3)]
+    mapped = vmap(lambda s, e: landscape.line(loss, s, e, ALPHAS, curved=curved))(*map(stack, ends))
+    one_by_one = [landscape.line(loss, s, e, ALPHAS, curved=curved) for s, e in zip(*ends, strict=True)]
+    torch.testing.assert_close(mapped, torch.stack(one_by_one), rtol=1e-12, atol=1e-12)
 
 
-def test_paths_need_no_gradient_and_leave_the_ends_alone():
+def test_line_needs_no_gradient_and_leaves_the_ends_alone():
     start, end = pair()
     start["a"].requires_grad_()
     before = to_vector(start).clone()
@@ -88,17 +90,133 @@ def test_paths_need_no_gradient_and_leave_the_ends_alone():
 
 
 @pytest.mark.parametrize("alphas", [[], [0.0, math.nan], [math.inf]])
-@pytest.mark.parametrize("path", [landscape.line, landscape.arc])
-def test_alphas_must_be_there_and_finite(path, alphas):
+def test_alphas_must_be_there_and_finite(alphas):
     with pytest.raises(ValueError, match="alphas must be one or more finite numbers, got"):
-        path(square, *pair(), alphas)
-
-
-def test_ends_must_be_alike():
+        landscape.line(square, *pair(), alphas)
     start, end = pair()
-    with pytest.raises(
-        ValueError, match=r"end must have the names and shapes of start, \{'a': \(3, 2\), 'b': \(4,\)\}, got"
-    ):
+    for a, b, name in (([1], alphas, "b"), (alphas, [1], "a")):
+        with pytest.raises(ValueError, match=f"^{name} must be one or more finite numbers, got"):
+            landscape.plane(square, start, start, end, a, b)
+
+
+def test_ends_and_directions_must_be_alike():
+    start, end = pair()
+    shapes = r"the names and shapes \{'a': \(3, 2\), 'b': \(4,\)\}, got"
+    with pytest.raises(ValueError, match=f"end must have {shapes} .*'a': .3, 2.}}$"):
         landscape.line(square, start, {"a": end["a"]}, ALPHAS)
-    with pytest.raises(ValueError, match=r"got \{'a': \(3, 2\), 'b': \(1,\)\}"):
-        landscape.arc(square, start, end | {"b": end["b"][:1]}, ALPHAS)
+    short = end | {"b": end["b"][:1]}
+    with pytest.raises(ValueError, match=f"end must have {shapes} .*'b': .1,.}}$"):
+        landscape.line(square, start, short, ALPHAS, curved=True)
+    with pytest.raises(ValueError, match=f"first must have {shapes}"):
+        landscape.plane(square, start, short, end, [0], [0])
+    with pytest.raises(ValueError, match=f"second must have {shapes}"):
+        landscape.plane(square, start, end, short, [0], [0])
+
+
+def test_plane_is_the_paraboloid_and_its_center_is_exact():
+    center, first = pair()
+    second = pair(seed=5)[0]
+    a, b = [-1.0, 0.0, 0.5], [0.0, 2.0]
+    values = landscape.plane(square, center, first, second, a, b)
+    assert values.shape == (3, 2) and values[1, 0] == square(center)
+    for i, s in enumerate(a):
+        for j, t in enumerate(b):
+            gram = [[inner(p, q) for q in (center, first, second)] for p in (center, first, second)]
+            weights = torch.tensor([1.0, s, t], dtype=torch.float64)
+            torch.testing.assert_close(values[i, j], 0.5 * weights @ torch.tensor(gram, dtype=torch.float64) @ weights)
+    both = landscape.plane(lambda p: (square(p), {"sum": p["b"].sum()}), center, first, second, a, b)
+    assert torch.equal(both[0], values) and both[1]["sum"].shape == (3, 2)
+
+
+@pytest.mark.parametrize("vectors", ["zero", "scale"])
+def test_every_filter_gets_the_length_of_its_weights(vectors):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4)).double()
+    params = {name: p * 3 for name, p in params_of(model).items()} | {"scale": double()}
+    params["3.weight"][1] = 0
+    for direction in landscape.random_directions(params, 0, vectors=vectors)[:2]:
+        for name, p in params.items():
+            for d, w in zip(direction[name], p, strict=True) if p.ndim > 1 else [(direction[name], p)]:
+                length = (w**2).sum().sqrt() * (p.ndim > 1 or vectors == "scale")
+                torch.testing.assert_close((d**2).sum().sqrt(), length, rtol=1e-12, atol=0)
+
+
+def test_directions_are_two_have_mean_zero_and_a_seed():
+    params = {"a": torch.ones(100, 100), "b": torch.ones(1000)}
+    first, second, cosine = landscape.random_directions(params, 3, vectors="scale")
+    again, other = landscape.random_directions(params, 3, vectors="scale"), landscape.random_directions(params, 4)
+    assert all(
+        torch.equal(first[name], again[0][name]) and torch.equal(second[name], again[1][name]) for name in params
+    )
+    assert not torch.equal(first["a"], second["a"]) and not torch.equal(first["a"], other[0]["a"])
+    for direction in (first, second):
+        assert abs(direction["a"].mean()) < 4 / 100 and abs(direction["b"].mean()) < 4 / 1000**0.5
+    x, y = to_vector(first).double(), to_vector(second).double()
+    torch.testing.assert_close(cosine.double(), x @ y / (x @ x * (y @ y)) ** 0.5, rtol=1e-4, atol=1e-6)
+    assert cosine == again[2] and 0 < abs(cosine) < 4 / 11000**0.5
+
+
+def test_filters_of_unlike_length_leave_a_cosine():
+    params = {"a": torch.ones(2, 50), "b": torch.full((1, 2), 1000.0)}
+    cosines = [abs(landscape.random_directions(params, seed)[2]) for seed in range(20)]
+    assert max(cosines) > 0.9  # nearly all the length lies in the filter of two weights
+
+
+def test_directions_map_over_an_ensemble():
+    models = [{"a": double(3, 2, seed=i), "b": double(4, seed=9 + i)} for i in range(3)]
+    mapped = vmap(lambda p: landscape.random_directions(p, 5), randomness="same")(stack(models))
+    for i, params in enumerate(models):
+        for got, expected in zip(mapped[:2], landscape.random_directions(params, 5)[:2], strict=True):
+            torch.testing.assert_close(got["a"][i], expected["a"])
+
+
+def test_directions_refuse_what_cannot_move():
+    with pytest.raises(ValueError, match="vectors must be 'zero' or 'scale', got 'ones'"):
+        landscape.random_directions({"a": torch.ones(2, 2)}, 0, vectors="ones")
+    with pytest.raises(ValueError, match="params must have a filter to move, got vectors only; use vectors='scale'"):
+        landscape.random_directions({"a": torch.ones(2)}, 0)
+
+
+def test_trajectory_has_the_axes_and_the_explained_variance_of_pca():
+    points = {"a": double(6, 3, 2), "b": double(6, 4, seed=1), "c": double(6, seed=2)}
+    found = landscape.trajectory(lambda p: square(p) + p["c"] ** 2, points)
+    rows = torch.cat([points["a"].reshape(6, 6), points["b"], points["c"][:, None]], 1)
+    pca = sklearn.decomposition.PCA(2).fit(rows.numpy())
+    torch.testing.assert_close(found.explained, torch.from_numpy(pca.explained_variance_ratio_))
+    axes = torch.stack([to_vector(axis) for axis in found.axes])
+    torch.testing.assert_close(axes @ axes.T, torch.eye(2, dtype=torch.float64))
+    torch.testing.assert_close((axes @ torch.from_numpy(pca.components_).T).abs(), torch.eye(2, dtype=torch.float64))
+    torch.testing.assert_close(found.coordinates, (rows - rows[-1]) @ axes.T)
+    assert (found.coordinates[-1] == 0).all() and (found.coordinates[0] > 0).all()
+
+
+def test_trajectory_gives_the_true_loss_beside_that_in_the_plane():
+    points = {"a": double(6, 3, 2), "b": double(6, 4, seed=1)}
+    found = landscape.trajectory(square, points)
+    last = {name: p[-1] for name, p in points.items()}
+    for i, (s, t) in enumerate(found.coordinates):
+        torch.testing.assert_close(found.losses[i], square({name: p[i] for name, p in points.items()}))
+        projected = add(add(last, found.axes[0], s), found.axes[1], t)
+        torch.testing.assert_close(found.in_plane[i], square(projected))
+    assert found.in_plane[-1] == found.losses[-1]
+    assert (found.in_plane - found.losses)[:-1].abs().min() > 1e-3  # ten weights do not fit on a plane
+    assert found.explained.sum() < 0.9
+
+
+def test_trajectory_on_a_plane_is_explained_whole():
+    center, first = pair()
+    second = pair(seed=5)[0]
+    run = [add(add(center, first, s), second, t) for s, t in ((0, 3), (1, 2), (2, 0.5), (2, 0))]
+    found = landscape.trajectory(square, stack(run))
+    torch.testing.assert_close(found.explained.sum().item(), 1.0)
+    torch.testing.assert_close(found.in_plane, found.losses)
+    span = add(run[0], run[-1], -1)
+    torch.testing.assert_close((found.coordinates[0] ** 2).sum(), dot(span, span))
+    torch.testing.assert_close(norm(found.axes[1]).item(), 1.0)
+
+
+def test_trajectory_needs_three_points_of_two_weights():
+    message = r"points must be 3 or more of 2 or more weights to span a plane, got \({}\)"
+    with pytest.raises(ValueError, match=message.format("2, 6")):
+        landscape.trajectory(square, {"a": torch.ones(2, 3, 2)})
+    with pytest.raises(ValueError, match=message.format("5, 1")):
+        landscape.trajectory(square, {"a": torch.ones(5)})

@@ -1,0 +1,63 @@
+"""What happens to batch statistics when weights move: kept, interpolated or recomputed.
+
+With statistics that belong to other weights, a loss may be far higher than the weights are to blame for.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sam_lite.params import Loss, Params, add, dot, params_of
+
+
+def loss_between(
+    start: nn.Module,
+    end: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    statistics: str | Tensor,
+    criterion: Callable = F.cross_entropy,
+) -> Loss:
+    """The loss on (x, y) in evaluation mode as a function of the weights, around two nets with batch norm.
+
+    The batch statistics are, with alpha the place of the weights along the line from `start` (0) to `end` (1),
+    "keep": the nearer net's (the loss jumps at alpha = 1/2); "interpolate": (1 - alpha) start's + alpha end's,
+    variances not below 0; or, for a tensor of training data (n, *features), recomputed from it at every point in one
+    pass, as `torch.optim.swa_utils.update_bn` does, with dropout off. At alpha = 0 and 1 each net's own loss comes
+    back; with recomputed statistics, if its own were made so. Raises ValueError for other words and for unlike nets.
+    """
+    if not isinstance(statistics, Tensor) and statistics not in ("keep", "interpolate"):
+        raise ValueError(
+            f"statistics must be 'keep', 'interpolate' or training data to recompute from, got {statistics!r}"
+        )
+    buffers, others = ({k: b.clone() for k, b in net.named_buffers() if b.is_floating_point()} for net in (start, end))
+    origin, goal = params_of(start), params_of(end)
+    if any(
+        {k: p.shape for k, p in a.items()} != {k: p.shape for k, p in b.items()}
+        for a, b in [(origin, goal), (buffers, others)]
+    ):
+        raise ValueError("end must have the parameters and buffers of start, got another architecture")
+    span = add(goal, origin, -1)
+    model = copy.deepcopy(start).eval()
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+    def recomputed(params: Params) -> Params:
+        for layer in norms:
+            layer.train().reset_running_stats()
+            layer.momentum = None  # the plain average
+        functional_call(model, params, (statistics,))
+        model.eval()
+        return {}  # they are in the model
+
+    def between(params: Params) -> Params:
+        alpha = (dot(add(params, origin, -1), span) / dot(span, span)).nan_to_num()
+        if statistics == "keep":
+            alpha = (alpha >= 0.5).to(alpha.dtype)
+        state = {k: (1 - alpha) * b + alpha * others[k] for k, b in buffers.items()}
+        return {k: b.clamp(min=0) if k.endswith("running_var") else b for k, b in state.items()}
+
+    statistics_at = recomputed if isinstance(statistics, Tensor) else between
+    return lambda params: criterion(functional_call(model, params | statistics_at(params), (x,)), y)
