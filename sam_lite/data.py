@@ -4,20 +4,15 @@ Inputs are float32 and standardised (minus the mean, over the standard deviation
 labels are int64. `seed` says which points; the same seed gives the same points on every device.
 """
 
-import gzip
 import math
-import zlib
 from collections.abc import Iterator
 from numbers import Integral
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-NAMES = ("mnist1d", "digits", "fashion_mnist", "mnist", "cifar10")
-CACHE = Path("~/.cache/sam_lite")  # where downloads go
-FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}  # Debian's package dataset-fashion-mnist
+from sam_lite import images
 
 
 class Data(NamedTuple):
@@ -36,31 +31,26 @@ class Data(NamedTuple):
         return Data(*(t.to(device) for t in self))
 
     def check(self, n_classes: int | None = None) -> "Data":
-        """Itself, or a ValueError for parts that do not fit together or labels outside 0 .. n_classes - 1."""
-        for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
-            if y.dtype != torch.int64 or y.shape != (len(x),) or len(x) == 0:
+        """Itself, or a ValueError for labels that are not one in 0 .. n_classes - 1 for each row of x."""
+        for part, x, y in (("train", *self[:2]), ("test", *self[2:])):
+            if y.dtype != torch.int64 or y.shape != x.shape[:1] or len(x) == 0:
                 raise ValueError(
-                    f"y_{part} must be int64 of shape ({len(x)},), one label for each of one or more rows of x_{part}, "
-                    f"got {y.dtype} of shape {tuple(y.shape)}"
+                    f"y_{part} must hold an int64 label for each row of x, got {y.dtype}, {tuple(y.shape)}"
                 )
-            low, high = int(y.min()), int(y.max())
-            if low < 0 or (n_classes is not None and high >= n_classes):
-                allowed = "be >= 0" if n_classes is None else f"lie in 0..{n_classes - 1}"
-                raise ValueError(f"labels must {allowed}, got {low if low < 0 else high} in y_{part}")
+            for label in (int(y.min()), int(y.max())):
+                if not 0 <= label < (n_classes or math.inf):
+                    raise ValueError(f"labels must lie in 0..{(n_classes or math.inf) - 1}, got {label} in y_{part}")
         return self
 
 
-def load(
-    name: str, n_train: int | None = None, n_test: int | None = None, *, seed=0, folder=None, download=False
-) -> Data:
-    """The dataset called `name`, one of NAMES; None stands for its own default size."""
-    if name not in NAMES:
-        raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
-    sizes = {key: n for key, n in (("n_train", n_train), ("n_test", n_test)) if n is not None}
-    if name in ("mnist1d", "digits"):
-        return {"mnist1d": mnist1d, "digits": digits}[name](**sizes, seed=seed)
-    make = {"fashion_mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10}[name]
-    return make(**sizes, seed=seed, folder=folder, download=download)
+def load(name: str, n_train=None, n_test=None, *, seed=0, folder=None, download=False) -> Data:
+    """The dataset called `name`, that of a function below; None stands for its own default size."""
+    makers = {f.__name__: f for f in (mnist1d, digits, fashion_mnist, mnist, cifar10)}
+    if name not in makers:
+        raise ValueError(f"name must be one of {', '.join(makers)}, got {name!r}")
+    settings = {key: n for key, n in (("n_train", n_train), ("n_test", n_test)) if n is not None} | {"seed": seed}
+    settings |= {"folder": folder, "download": download} if name not in ("mnist1d", "digits") else {}
+    return makers[name](**settings)
 
 
 def mnist1d(n_train: int = 1000, n_test: int = 3000, *, seed: int = 0) -> Data:
@@ -73,7 +63,7 @@ def mnist1d(n_train: int = 1000, n_test: int = 3000, *, seed: int = 0) -> Data:
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for name, n in (("n_train", n_train), ("n_test", n_test)):
-        _check_size(name, n, math.inf)
+        check_size(name, n)
         y = (torch.arange(n) % 10)[torch.randperm(n, generator=generator)]
         parts += [torch.cat([_signals(chunk, generator) for chunk in y.split(50_000)]), y]
     return _standardised(*parts)
@@ -99,11 +89,12 @@ def _dilated() -> tuple[Tensor, Tensor]:
 
     The templates are data of github.com/greydanus/mnist1d (S. Greydanus, Apache-2.0).
     """
-    t = """5 6 6.5 6.75 7 7 7 7 6.75 6.5 6 5    5 3 3 3.4 3.8 4.2 4.6 5 5.4 5.8 5 5   5 6 6.5 6.5 6 5.25 4.75 4 3.5 3.5 4 5
-           5 6 6.5 6.5 6 5 5 6 6.5 6.5 6 5      5 4.4 3.8 3.2 2.6 2.6 5 5 5 5 5 5     5 3 3 3 3 5 6 6.5 6.5 6 4.5 5
-           5 4 3.5 3.25 3 3 3 3 3.25 3.5 4 5    5 7 7 6.6 6.2 5.8 5.4 5 4.6 4.2 5 5   5 4 3.5 3.5 4 5 5 4 3.5 3.5 4 5
-           5 4 3.5 3.5 4 5 5 5 5 4.7 4.3 5"""
-    shapes = torch.tensor([float(value) for value in t.split()]).view(10, 12)
+    shapes = """5 6 6.5 6.75 7 7 7 7 6.75 6.5 6 5    5 3 3 3.4 3.8 4.2 4.6 5 5.4 5.8 5 5
+                5 6 6.5 6.5 6 5.25 4.75 4 3.5 3.5 4 5    5 6 6.5 6.5 6 5 5 6 6.5 6.5 6 5
+                5 4.4 3.8 3.2 2.6 2.6 5 5 5 5 5 5    5 3 3 3 3 5 6 6.5 6.5 6 4.5 5
+                5 4 3.5 3.25 3 3 3 3 3.25 3.5 4 5    5 7 7 6.6 6.2 5.8 5.4 5 4.6 4.2 5 5
+                5 4 3.5 3.5 4 5 5 4 3.5 3.5 4 5    5 4 3.5 3.5 4 5 5 5 5 4.7 4.3 5"""
+    shapes = torch.tensor([float(value) for value in shapes.split()]).view(10, 12)
     shapes = (shapes - shapes[:, :1]) / shapes.std(dim=1, keepdim=True, correction=0) / 6  # starts and ends at 0
     maps = torch.stack([_interpolation(12 + padding, 72)[:, :12] for padding in range(36, 61)])  # (25, 72, 12)
     return torch.einsum("pij,cj->pci", maps, shapes), (maps != 0).any(dim=2)
@@ -129,43 +120,35 @@ def digits(n_train: int = 1000, n_test: int | None = None, *, seed: int = 0) -> 
     from sklearn.datasets import load_digits
 
     x, y = (torch.from_numpy(a) for a in load_digits(return_X_y=True))
-    _check_size("n_train", n_train, len(x) - 1)
+    check_size("n_train", n_train, len(x) - 1)
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     train, test = chosen[:n_train], chosen[n_train:]
     return _subset(x[train], y[train], x[test], y[test], None, n_test, seed)
 
 
-def fashion_mnist(
-    n_train: int | None = None, n_test: int | None = None, *, folder=None, seed=0, download=False
-) -> Data:
+def fashion_mnist(n_train=None, n_test=None, *, folder=None, seed=0, download=False) -> Data:
     """Photographs of clothes, 28 x 28 pixels in a row: (n, 784), 10 classes; 60,000 and 10,000 unless told fewer.
 
     Xiao, Rasul and Vollgraf 2017. Read from `folder`, or else from Debian's package, or else from an earlier download.
     """
-    return _subset(*_idx("fashion_mnist", folder, download), n_train, n_test, seed)
+    return _subset(*images.idx("fashion_mnist", folder, download), n_train, n_test, seed)
 
 
-def mnist(n_train: int | None = None, n_test: int | None = None, *, folder=None, seed=0, download=False) -> Data:
+def mnist(n_train=None, n_test=None, *, folder=None, seed=0, download=False) -> Data:
     """Handwritten digits (LeCun et al. 1998), 28 x 28 pixels in a row: (n, 784), 10 classes; 60,000 and 10,000."""
-    return _subset(*_idx("mnist", folder, download), n_train, n_test, seed)
+    return _subset(*images.idx("mnist", folder, download), n_train, n_test, seed)
 
 
-def cifar10(n_train: int | None = None, n_test: int | None = None, *, folder=None, seed=0, download=False) -> Data:
+def cifar10(n_train=None, n_test=None, *, folder=None, seed=0, download=False) -> Data:
     """Colour photographs (Krizhevsky 2009): (n, 3, 32, 32), 10 classes; 50,000 and 10,000. Needs torchvision."""
-    root = Path(folder or CACHE).expanduser()
-    try:
-        parts = [_torchvision("cifar10").CIFAR10(root, train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:  # torchvision says "not found or corrupted"
-        raise FileNotFoundError(_missing("cifar10", root, str(error))) from error
-    arrays = [a for p in parts for a in (torch.from_numpy(p.data).permute(0, 3, 1, 2), torch.tensor(p.targets))]
-    return _subset(*arrays, n_train, n_test, seed)
+    return _subset(*images.cifar10(folder, download), n_train, n_test, seed)
 
 
 def _subset(x_train, y_train, x_test, y_test, n_train, n_test, seed) -> Data:
     """Random images of each part, bytes of (n, *features), as Data."""
     generator, parts = torch.Generator().manual_seed(seed), []
     for name, x, y, n in (("n_train", x_train, y_train, n_train), ("n_test", x_test, y_test, n_test)):
-        _check_size(name, n := len(x) if n is None else n, len(x))
+        check_size(name, n := len(x) if n is None else n, len(x))
         chosen = torch.randperm(len(x), generator=generator)[:n]
         parts += [x[chosen].float(), y[chosen].long()]
     return _standardised(*parts)
@@ -177,58 +160,15 @@ def _standardised(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tens
     return Data(x_train.sub_(mean).div_(std), y_train, x_test.sub_(mean).div_(std), y_test)
 
 
-def _idx(name: str, folder: str | Path | None, download: bool) -> list[Tensor]:
-    """Images (n, 784) and labels (n,), train then test, from four gzipped IDX files."""
-    kind = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}[name]
-    debian, cache = FOLDERS.get(name, CACHE), CACHE.expanduser() / kind / "raw"  # cache: where torchvision puts them
-    folder = Path(folder).expanduser() if folder else debian if debian.is_dir() else cache
-    if download and folder == cache:
-        getattr(_torchvision(name), kind)(CACHE.expanduser(), download=True)
-    paths = [
-        folder / f"{part}-{what}-ubyte.gz" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
-    ]
-    if lost := [str(path) for path in paths if not path.is_file()]:
-        raise FileNotFoundError(_missing(name, lost[0]))
-    parts = [_bytes(path) for path in paths]
-    for x, y, path in zip(parts[::2], parts[1::2], paths[1::2], strict=True):
-        if x.shape != (len(y), 784) or int(y.max()) > 9:
-            raise ValueError(f"{path} is damaged: it must hold a label in 0..9 for each of {len(x)} images")
-    return parts
-
-
-def _bytes(path: Path) -> Tensor:
-    """A gzipped IDX file: 0, 0, 8, number of axes, their lengths as big-endian int32, bytes. Images become rows."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-        n, *rest = [int.from_bytes(content[i : i + 4], "big") for i in range(4, 4 + 4 * content[3], 4)]
-        return torch.frombuffer(bytearray(content), dtype=torch.uint8)[4 + 4 * content[3] :].view(
-            n, *[math.prod(rest)] * bool(rest)
-        )
-    except (gzip.BadGzipFile, EOFError, zlib.error, IndexError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged, fetch it again: {error}") from error
-
-
-def _torchvision(name: str):
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # RuntimeError: made for another version of torch
-        raise ImportError(f"{name} needs torchvision, made for this torch: pip install torchvision") from error
-    return datasets
-
-
-def _missing(name: str, where: str | Path) -> str:
-    first = "apt install dataset-fashion-mnist" if name == "fashion_mnist" else "copy it to this place"
-    return f"{name} is not at {where}; {first}, or name its folder with folder=, or let torchvision fetch it with download=True"
-
-
-def _check_size(name: str, n: int, available: float) -> None:
+def check_size(name: str, n: int, available: float = math.inf) -> None:
     if not isinstance(n, Integral) or isinstance(n, bool) or not 1 <= n <= available:
-        raise ValueError(f"{name} must be an integer from 1 to {available}, got {n!r}")
+        allowed = ">= 1" if available == math.inf else f"from 1 to {available}"
+        raise ValueError(f"{name} must be an integer {allowed}, got {n!r}")
 
 
 def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """One epoch: the indices of each batch, (batch_size,) int64 on the CPU, in random order, an incomplete last one dropped."""
-    _check_size("batch_size", batch_size, n)
+    """One epoch in random order: the indices of each batch, (batch_size,) int64 on the CPU; no incomplete batch."""
+    check_size("batch_size", batch_size, n)
     return iter(torch.randperm(n, generator=generator)[: n // batch_size * batch_size].split(batch_size))
 
 
