@@ -39,7 +39,9 @@ def load_params(model: nn.Module, params: Params) -> nn.Module:
     return model
 
 
-def loss_of(model: nn.Module, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy) -> Loss:
+def loss_of(
+    model: nn.Module, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+) -> Loss:
     """The model's loss on the batch (x, y) as a pure function of its parameters.
 
     x: (n, *features), y: (n,) labels or (n, *targets) values. Buffers (batch-norm statistics) are read, never
@@ -48,7 +50,9 @@ def loss_of(model: nn.Module, x: Tensor, y: Tensor, criterion: Callable[[Tensor,
     """
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
-            raise ValueError(f"a loss must not be random, but layer {name!r} is {layer} in training mode; call model.eval() first")
+            raise ValueError(
+                f"a loss must not be random, but layer {name!r} is {layer} in training mode; call model.eval() first"
+            )
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
 
     def loss(params: Params) -> Tensor:

@@ -1,0 +1,83 @@
+"""Figures from arrays: colour-blind-safe, told apart by line style too, with a caption and a text for who cannot see.
+
+Figures are made without pyplot, so that none stay open behind the notebook's back.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from IPython.display import Markdown, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours (2008), in an order that also differs in grey
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def subplots(
+    rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.4
+) -> tuple[Figure, np.ndarray | Axes]:
+    """A figure of the given size in inches (height per row) and its axes: one, or an array (columns,) or (rows, columns)."""
+    figure = Figure(figsize=(width, height * rows), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=True)
+    for ax in np.atleast_1d(axes).flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25, linewidth=0.6)
+    return figure, axes
+
+
+def band(ax: Axes, x: Sequence[float], y: np.ndarray, *, label: str, number: int = 0, marker: bool = False) -> None:
+    """Mean over seeds with a band of one standard deviation. x: (n,), y: (n_seeds, n). number: colour and style."""
+    x, y = np.asarray(x, float), np.atleast_2d(np.asarray(y, float))
+    if y.shape[1] != len(x):
+        raise ValueError(f"y must have shape (n_seeds, {len(x)}) to go with x, got {y.shape}")
+    if not np.isfinite(y).any():
+        return diverged(ax, label)
+    n = number % len(COLORS)
+    mean, spread = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
+    ax.plot(x, mean, color=COLORS[n], linestyle=STYLES[n], marker=MARKERS[n] if marker else None, ms=5, label=label)
+    ax.fill_between(x, mean - spread, mean + spread, color=COLORS[n], alpha=0.15, linewidth=0)
+
+
+def dots(ax: Axes, x: Sequence[float], y: Sequence[float], *, label: str, number: int = 0) -> None:
+    """One mark per model."""
+    n = number % len(COLORS)
+    ax.plot(x, y, linestyle="none", marker=MARKERS[n], color=COLORS[n], ms=5, alpha=0.8, label=label)
+
+
+def diverged(ax: Axes, label: str) -> None:
+    """Say in the picture that there is nothing to draw, and why."""
+    ax.text(0.5, 0.5, f"{label}: diverged", transform=ax.transAxes, ha="center", va="center")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG without date or version, so that the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def show(figure: Figure, *, caption: str, alt: str) -> None:
+    """Display a figure as a plain PNG with its alternative text, and the caption below it.
+
+    caption: a sentence that says what is to be seen. alt: what the picture shows, for who cannot see it.
+    """
+    for name, text in (("caption", caption), ("alt", alt)):
+        if not text.strip():
+            raise ValueError(f"{name} must not be empty: a figure without it is unreadable to some")
+    image = base64.b64encode(png(figure)).decode()
+    display({"image/png": image, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
+    display(Markdown(f"*{caption}*"))
+
+
+def table(rows: dict[str, Sequence[str]], columns: Sequence[str], *, caption: str) -> None:
+    """Display texts as a Markdown table with the caption below it: rows: name -> one text per column."""
+    for name, row in rows.items():
+        if len(row) != len(columns):
+            raise ValueError(f"row {name!r} must have {len(columns)} entries, one per column, got {len(row)}")
+    lines = [["", *columns], ["---", *["---:"] * len(columns)], *([name, *row] for name, row in rows.items())]
+    display(Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n*{caption}*"))

@@ -1,0 +1,114 @@
+"""Forward and gradient of many models of one shape, stacked: name -> (n_models, *shape).
+
+`torch.func.vmap` does this for any model. For chains of linear layers with ReLU or tanh between them, the networks of
+most of this course, back-propagation by hand does the same with less memory traffic (`make bench` says how much).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from sam_lite.params import Params
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Forward = Callable[[Params, Tensor], Tensor]
+BLOCK = 2048  # samples evaluated together
+
+# derivative of the loss by an activation's input, from that by its output and the output itself
+SLOPES = {
+    nn.ReLU: lambda d, out: torch.ops.aten.threshold_backward(d, out, 0),
+    nn.Tanh: lambda d, out: torch.ops.aten.tanh_backward(d, out),
+}
+
+
+def check_layers(model: nn.Module) -> None:
+    """Raise ValueError for layers that models cannot have side by side: batch statistics and random masks."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"layer {name!r}, {layer}, keeps batch statistics, which stacked models cannot; use GroupNorm"
+            )
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            raise ValueError(
+                f"layer {name!r}, {layer}, draws random masks, which stacked models cannot; use p=0 or weight_decay"
+            )
+
+
+def forward(model: nn.Module) -> Forward:
+    """(params, x) -> outputs (n_models, n, n_out) for x (n_models, n, *features)."""
+    check_layers(model)
+    layers = _chain(model)
+    if layers:
+        return lambda params, x: _activations(layers, params, x)[-1]
+    return vmap(lambda params, x: functional_call(model, params, (x,)))
+
+
+def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callable[[Params, Tensor, Tensor], Params]:
+    """(params, x, y) -> each model's gradient of criterion(model(x), y), for x (n_models, n, *features), y (n_models, n)."""
+    check_layers(model)
+    layers = _chain(model)
+    if layers:
+        slope = _softmax_slope if criterion is F.cross_entropy else vmap(grad(criterion))
+        return torch.no_grad()(lambda params, x, y: _backward(layers, slope, params, x, y))
+    return vmap(grad(lambda params, x, y: criterion(functional_call(model, params, (x,)), y)))
+
+
+@torch.no_grad()
+def evaluate(
+    outputs: Forward, params: Params, x: Tensor, y: Tensor, criterion: Criterion = F.cross_entropy
+) -> tuple[Tensor, Tensor]:
+    """Mean loss and accuracy of every model on the same data, (n_models,) each; x (n, *features), y (n,) labels."""
+    n_models = len(next(iter(params.values())))
+    loss = accuracy = torch.zeros(n_models, device=x.device)
+    for xs, ys in zip(x.split(BLOCK), y.split(BLOCK), strict=True):
+        out = outputs(params, xs.expand(n_models, *xs.shape))
+        loss = loss + vmap(criterion, in_dims=(0, None))(out, ys) * len(xs) / len(x)
+        accuracy = accuracy + (out.argmax(2) == ys).sum(1) / len(x)
+    return loss, accuracy
+
+
+def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Named layers when they are linear ones with an activation of SLOPES between each two, else nothing."""
+    layers = list(model.named_children()) if type(model) is nn.Sequential else []
+    linear, between = layers[::2], layers[1::2]
+    fits = len(layers) % 2 and all(type(m) is nn.Linear and m.bias is not None for _, m in linear)
+    return layers if fits and all(type(m) in SLOPES for _, m in between) else []
+
+
+def _activations(layers: list, params: Params, x: Tensor) -> list[Tensor]:
+    """The input of every linear layer, and the output of the last."""
+    values = [x]
+    for name, layer in layers:
+        if isinstance(layer, nn.Linear):
+            weight, bias = (
+                params[f"{name}.weight"],
+                params[f"{name}.bias"],
+            )  # (n_models, n_out, n_in), (n_models, n_out)
+            values.append(torch.bmm(values[-1], weight.mT).add_(bias[:, None]))
+        else:
+            values[-1] = layer(values[-1])
+    return values
+
+
+def _backward(layers: list, slope: Callable, params: Params, x: Tensor, y: Tensor) -> Params:
+    """Back-propagation: d is the derivative of the loss by the output of the current linear layer."""
+    *inputs, out = _activations(layers, params, x)
+    grads, d = {}, slope(out, y)
+    for (name, _), (_, activation), value in zip(
+        layers[::-2], [*layers[-2::-2], ("", None)], reversed(inputs), strict=True
+    ):
+        grads[f"{name}.weight"] = torch.bmm(d.mT, value)
+        grads[f"{name}.bias"] = d.sum(1)
+        if activation is not None:
+            d = SLOPES[type(activation)](torch.bmm(d, params[f"{name}.weight"]), value)
+    return {name: grads[name] for name in params}
+
+
+def _softmax_slope(out: Tensor, y: Tensor) -> Tensor:
+    """Derivative of the mean cross-entropy by the outputs: (softmax(out) - onehot(y)) / n."""
+    d = torch.softmax(out, 2)
+    d.scatter_add_(2, y[..., None], d.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
+    return d.div_(y.shape[1])
