@@ -18,8 +18,8 @@ def idx(name: str, folder: str | Path | None, download: bool) -> list[Tensor]:
     In `folder`, or else in Debian's, or else where torchvision's download puts them.
     """
     kind = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}[name]
-    debian, cache = DEBIAN.get(name, CACHE), CACHE.expanduser() / kind / "raw"
-    folder = Path(folder).expanduser() if folder else debian if debian.is_dir() else cache
+    cache, here = CACHE.expanduser() / kind / "raw", Path(folder or DEBIAN.get(name, "")).expanduser()
+    folder = here if folder or (name in DEBIAN and here.is_dir()) else cache
     if download and folder == cache:
         getattr(_torchvision(name), kind)(CACHE.expanduser(), download=True)
     parts = []
