@@ -32,7 +32,7 @@ def mlp(n_in: int, widths: Sequence[int], n_out: int, activation="relu", norm=No
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    layers, sizes = [], [n_in, *widths]
+    layers, sizes = [], [n_in, *widths] if isinstance(widths, Sequence) else [None]
     if not all(isinstance(size, int) and size >= 1 for size in (*sizes, n_out)):
         raise ValueError(f"sizes must be integers >= 1, got {n_in} inputs, widths {widths}, {n_out} outputs")
     for before, after in zip(sizes, sizes[1:], strict=False):
@@ -97,9 +97,9 @@ def _norm(norm: str | None, ghost_size: int, n: int, images: bool = False) -> li
 class GhostBatchNorm1d(nn.BatchNorm1d):
     """Batch norm that takes each `ghost_size` points of a batch for themselves (Hoffer et al. 2017, Algorithm 1).
 
-    In training, each ghost gets its own mean and variance, and moves the running statistics once, in order: after k of
-    them, mean = (1 - m)^k mean + sum_i (1 - m)^(k - i) m mean_i, with m the momentum. In evaluation it is batch norm.
-    A batch that is no multiple of `ghost_size` raises a ValueError.
+    In training, each ghost has its own mean and variance, and moves the running statistics once, in order: after k of
+    them mean = (1 - m)^k mean + sum_i (1 - m)^(k - i) m mean_i, m the momentum. In evaluation it is batch norm.
+    Raises ValueError for a batch that is no multiple of `ghost_size`.
     """
 
     def __init__(self, n: int, ghost_size: int = 128, momentum: float | None = 0.1, affine: bool = True):
