@@ -131,7 +131,7 @@ def test_plane_is_the_paraboloid_and_its_center_is_exact():
 @pytest.mark.parametrize("vectors", ["zero", "scale"])
 def test_every_filter_gets_the_length_of_its_weights(vectors):
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4)).double()
-    params = {name: p * 3 for name, p in params_of(model).items()} | {"scale": double()}
+    params = {name: p * 3 for name, p in params_of(model).items()} | {"scale": torch.tensor(-2.0).double()}
     params["3.weight"][1] = 0
     for direction in landscape.random_directions(params, 0, vectors=vectors)[:2]:
         for name, p in params.items():
