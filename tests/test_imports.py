@@ -1,0 +1,95 @@
+"""The shape of the package: who may import whom, what `import sam_lite` loads, and how long a file may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sam_lite"
+
+# file -> (files of ours that it may import, lines it may have)
+ARROWS = {
+    "params": (set(), 90),
+    "images": (set(), 80),
+    "data": ({"images"}, 170),
+    "models": (set(), 110),
+    "claims": (set(), 70),
+    "batchnorm": ({"params"}, 70),
+    "sam": ({"params"}, 180),
+    "hessian": ({"params"}, 150),
+    "sharpness": ({"params", "sam"}, 150),
+    "landscape": ({"params"}, 110),
+    "measures": ({"params"}, 220),
+    "toys": ({"params"}, 150),
+    "checkpoint": (set(), 70),
+    "train": ({"data", "checkpoint"}, 120),
+    "stacked": ({"params"}, 120),
+    "ensemble": ({"params", "sam", "data", "models", "stacked"}, 180),
+    "sweep": (set(), 120),
+    "plots": (set(), 220),
+    "widgets": ({"plots", "landscape", "toys"}, 220),
+}
+# third-party module -> the only files that may import it
+ONLY_IN = {"matplotlib": {"plots", "widgets"}, "ipywidgets": {"widgets"}, "IPython": {"plots", "widgets"}}
+FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imported(source: str) -> set[str]:
+    """Every module named by an import statement, wherever it stands: {"torch.func", "sam_lite.params"}."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = "sam_lite" if node.level else node.module
+            tail = f".{node.module}" if node.level and node.module else ""
+            whole = package + tail
+            names |= {f"{whole}.{alias.name}" for alias in node.names} if whole == "sam_lite" else {whole}
+    return names
+
+
+def test_the_reader_of_imports_sees_every_form():
+    source = "import sam_lite.a\nfrom sam_lite import b\nfrom .c import x\nfrom . import d\n"
+    source += "def f():\n    from sam_lite.e import y\n"
+    assert imported(source) == {f"sam_lite.{name}" for name in "abcde"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_imports_only_what_its_arrows_allow(name):
+    assert name in ARROWS, f"{name}.py is not in ARROWS: a new file is a decision about the design"
+    allowed, _ = ARROWS[name]
+    modules = imported((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    ours = {module.split(".")[1] for module in modules if module.startswith("sam_lite.")}
+    assert ours <= allowed, f"{name}.py must not import {sorted(ours - allowed)}"
+    for outside, homes in ONLY_IN.items():
+        if name not in homes:
+            assert outside not in {module.split(".")[0] for module in modules}, f"{name}.py must not import {outside}"
+
+
+def test_plots_need_no_torch():
+    modules = imported((PACKAGE / "plots.py").read_text(encoding="utf-8"))
+    assert "torch" not in {module.split(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_can_be_read_in_one_sitting(name):
+    lines = len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines())
+    assert lines <= ARROWS[name][1], f"{name}.py has {lines} lines, {ARROWS[name][1]} are allowed: delete before adding"
+
+
+def test_nine_functions_in_ten_are_shorter_than_25_lines():
+    lengths = [
+        node.end_lineno - node.lineno + 1
+        for name in FILES
+        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert sum(length < 25 for length in lengths) >= 0.9 * len(lengths), sorted(lengths)[-10:]
+
+
+def test_importing_the_package_loads_neither_matplotlib_nor_ipywidgets():
+    code = "import sam_lite, sys; sys.exit(' '.join({'matplotlib', 'ipywidgets', 'IPython'} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,363 @@
+"""From nothing to a running course: make's route and conda's, and every command that the README shows."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+import record
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).parent.parent
+NEEDED = ["Makefile", "README.md", "LICENSE", "LICENSE-text", "pyproject.toml", "constraints.txt", "environment.yml"]
+LAB = "--no-browser --allow-root --port=0 --ServerApp.port_retries=50 --IdentityProvider.token=t"
+CLAIM = "print('✓ Wide is flat | paper: 8.7 × | ours ≈ 4.2 × | 5 seeds')\nimport sam_lite; print(sam_lite.__name__)"
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment without what its own make, pytest and virtual environment put there."""
+    own = ("MAKE", "MFLAGS", "PYTEST", "VIRTUAL_ENV", "PYTHONPATH", "COV")
+    return {k: v for k, v in os.environ.items() if not k.startswith(own)} | more
+
+
+def sh(folder: Path, *command: str | Path, timeout: float = 580, **more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=timeout)
+
+
+def copy_of_the_course(folder: Path) -> Path:
+    """What the two routes need, with one small lecture, one small test and one small benchmark instead of all."""
+    folder.mkdir(parents=True)
+    for name in NEEDED:
+        shutil.copy(ROOT / name, folder)
+    for name in ("sam_lite", "tools"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("lectures", "tests", "benchmarks"):
+        (folder / name).mkdir()
+    (folder / "tests" / "test_one.py").write_text("def test_one():\n    assert True\n")
+    (folder / "benchmarks" / "one.py").write_text('print("one ratio")\n')
+    cells = [new_markdown_cell("# One\n\nWith $x^2$.", id="m"), new_code_cell(CLAIM, id="c")]
+    path = folder / "lectures" / "one.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    assert record.main([str(path)]) == 0
+    return folder
+
+
+def served(folder: Path, *command: str | Path, **more: str) -> tuple[list[str], dict]:
+    """Start JupyterLab by `command`; return the files it shows and its kernels; stop it."""
+    log = folder / "lab.log"
+    with log.open("w") as out:
+        # a session of its own, so that make and all it started can be stopped together
+        lab = subprocess.Popen(
+            command, cwd=folder, env=environment(**more), stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        address = None
+        for _ in range(600):
+            address = re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/", log.read_text())
+            if address or lab.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert address, log.read_text()
+
+        def get(what: str) -> dict:
+            request = urllib.request.Request(address[0] + what, headers={"Authorization": "token t"})
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return json.load(reply)
+
+        return [entry["name"] for entry in get("api/contents")["content"]], get("api/kernelspecs")
+    finally:
+        os.killpg(lab.pid, signal.SIGKILL)
+        lab.wait(timeout=30)
+
+
+# ---- make
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A copy in a folder whose name has a space and an umlaut."""
+    return copy_of_the_course(tmp_path_factory.mktemp("make") / "Kurs Zürich")
+
+
+def make(course: Path, *arguments: str) -> str:
+    done = sh(course, "make", f"PYTHON={sys.executable}", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def lectures(course):
+    said = make(course, "lectures")
+    assert "Building .venv" in said and "✓ Wide is flat" in said and "as committed" in said
+    assert str(course / "_site" / "index.html") in said
+    assert "<math" in (course / "_site" / "one.html").read_text(encoding="utf-8")
+    stamp = (course / ".venv" / "ready-course").stat().st_mtime_ns
+    again = make(course, "lectures")
+    assert "Building" not in again and "Installing" not in again and "as committed" in again
+    assert (course / ".venv" / "ready-course").stat().st_mtime_ns == stamp
+
+
+def lab(course):
+    shown, kernels = served(course, "make", "lab", f"PYTHON={sys.executable}", f"LAB={LAB}")
+    assert "one.ipynb" in shown
+    assert kernels["default"] == "python3"
+    assert str(course / ".venv") in kernels["kernelspecs"]["python3"]["resources"]["logo-svg"] or kernels["kernelspecs"]
+
+
+def run_tests(course):
+    said = make(course, "test")
+    assert "Installing" in said and said.count("1 passed") == 2
+    path = course / "lectures" / "one.ipynb"
+    good = path.read_text(encoding="utf-8")
+    path.write_text(good.replace('"✓ Wide', '"✗ Wide'), encoding="utf-8")
+    done = sh(course, "make", "test", f"PYTHON={sys.executable}")
+    path.write_text(good, encoding="utf-8")
+    assert done.returncode != 0 and "Cell outputs differ" in done.stdout
+
+
+def check(course):
+    assert "1 passed" in make(course, "check")
+
+
+def bench(course):
+    assert "one ratio" in make(course, "bench")
+
+
+def recorded(course):
+    before = (course / "lectures" / "one.ipynb").read_bytes()
+    assert "one.ipynb" in make(course, "record")
+    assert (course / "lectures" / "one.ipynb").read_bytes() == before
+
+
+def clean(course):
+    make(course, "clean")
+    assert not (course / ".venv").exists() and not (course / "_site").exists()
+
+
+def bare(course):
+    said = make(course)
+    targets = re.findall(r"^make (\w+)", said, re.MULTILINE)
+    assert targets == ["lectures", "lab", "test", "check", "bench", "record", "clean"]
+
+
+MAKE = {  # in this order, in one folder, from nothing
+    "make": bare,
+    "make lectures": lectures,
+    "make lab": lab,
+    "make test": run_tests,
+    "make check": check,
+    "make bench": bench,
+    "make record": recorded,
+    "make clean": clean,
+}
+
+
+@pytest.mark.slow
+@needs_make
+@pytest.mark.parametrize("command", MAKE)
+def test_make_from_nothing(command, course):
+    MAKE[command](course)
+
+
+# ---- conda
+
+
+CONDA = ["conda env create -f environment.yml", "conda activate sam-course", "jupyter lab lectures"]
+IN_CONDA = "python tools/record.py --check --site _site"
+
+
+@pytest.mark.slow
+def test_conda_from_nothing(tmp_path):
+    """A new environment filled as conda fills it: pip installs the pip section, as a file beside environment.yml."""
+    course = copy_of_the_course(tmp_path / "conda")
+    spec = yaml.safe_load((course / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, section = spec["dependencies"]
+    assert (spec["name"], python, pip) == ("sam-course", "python=3.11", "pip")
+    (course / "condaenv.requirements.txt").write_text("\n".join(section["pip"]) + "\n")
+    assert sh(course, sys.executable, "-m", "venv", tmp_path / "env").returncode == 0
+    inside = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
+    done = sh(course, inside / "python", "-m", "pip", "install", "-q", "-U", "-r", "condaenv.requirements.txt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = sh(course, inside / "python", "-m", "pip", "check")
+    assert done.returncode == 0, done.stdout
+    done = sh(course, inside / "python", *IN_CONDA.split()[1:])
+    assert done.returncode == 0 and "as committed" in done.stdout, done.stdout + done.stderr
+    shown, kernels = served(course, inside / "jupyter", *CONDA[2].split()[1:], *LAB.split())
+    assert "one.ipynb" in shown and kernels["default"] == "python3"
+
+
+def test_every_command_that_the_readme_shows_is_executed_here():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = [
+        line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.split("#")[0].strip()
+    ]
+    assert set(shown) <= {*MAKE, *CONDA, IN_CONDA}, "a command in the README that no test executes"
+    assert {"make lectures", "make lab", "make test", *CONDA} <= set(shown)
+
+
+# ---- the pins
+
+
+def test_constraints_are_exact_and_hold_for_what_is_installed_here():
+    from importlib.metadata import PackageNotFoundError, version
+
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) > 100 and all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pins = dict(line.split("==") for line in lines)
+    assert pins["torch"] == "2.13.0"
+    different = {}
+    for name, pin in pins.items():
+        try:
+            if version(name).split("+")[0] != pin:
+                different[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    assert not different, f"constraints.txt says otherwise; installed are {different}"
+
+
+# ---- tools/venv.sh, with a pretended Python: seconds instead of minutes
+
+PRETEND = """#!/bin/sh
+case "$*" in
+    *"-m venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo venv >>log ;;
+    *"pip install"*) echo "pip $*" >>log; [ ! -e slow ] || sleep 60; [ ! -e fail ] ;;
+    *version_info*) [ ! -e old ] ;;
+    *ensurepip*) [ ! -e bare ] ;;
+    -V) echo "Python 3.9.2" ;;
+esac
+"""
+
+
+@pytest.fixture
+def pretended(tmp_path):
+    folder = tmp_path / "Kurs Zürich"
+    (folder / "tools").mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "venv.sh", folder / "tools")
+    for name in ("constraints.txt", "pyproject.toml"):
+        (folder / name).write_text("one\n")
+    (folder / "my python").write_text(PRETEND)
+    (folder / "my python").chmod(0o755)
+    return folder
+
+
+def venv(folder: Path, part: str = "course", python: str | None = None) -> subprocess.CompletedProcess:
+    return sh(folder, "sh", "tools/venv.sh", part, PYTHON=python or str(folder / "my python"), timeout=50)
+
+
+def log(folder: Path) -> list[str]:
+    lines = (folder / "log").read_text().splitlines() if (folder / "log").exists() else []
+    return [line if line == "venv" else re.search(r"\[([\w,]+)\]", line)[1] for line in lines]
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="a shell script")
+
+
+@posix
+def test_the_second_call_does_nothing(pretended):
+    assert venv(pretended).returncode == 0
+    done = venv(pretended)
+    assert (done.returncode, done.stdout, log(pretended)) == (0, "", ["venv", "course"])
+
+
+@posix
+def test_all_adds_to_course_and_holds_it(pretended):
+    for part in ("course", "all", "course", "all"):
+        assert venv(pretended, part).returncode == 0
+    assert log(pretended) == ["venv", "course", "course,dev,instructor,cluster,bench"]
+
+
+@posix
+@pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
+def test_other_versions_build_it_anew(pretended, name):
+    venv(pretended)
+    (pretended / name).write_text("two\n")
+    assert venv(pretended).returncode == 0
+    assert log(pretended) == ["venv", "course"] * 2
+
+
+@posix
+def test_a_moved_folder_builds_it_anew(pretended):
+    venv(pretended)
+    moved = pretended.rename(pretended.with_name("moved"))
+    assert venv(moved).returncode == 0
+    assert log(moved) == ["venv", "course"] * 2
+
+
+@posix
+def test_a_failed_build_is_not_taken_for_a_finished_one(pretended):
+    (pretended / "fail").touch()
+    assert venv(pretended).returncode != 0
+    (pretended / "fail").unlink()
+    assert venv(pretended).returncode == 0
+    assert log(pretended) == ["venv", "course"] * 2
+
+
+@posix
+@pytest.mark.parametrize("part", ["course", "all"])
+def test_an_interrupted_build_is_not_taken_for_a_finished_one(pretended, part):
+    if part == "all":
+        venv(pretended)  # what was ready is not trusted either: pip may have been stopped halfway
+    (pretended / "slow").touch()
+    before = len(log(pretended))
+    command = ["sh", "tools/venv.sh", part]
+    env = environment(PYTHON=str(pretended / "my python"))
+    build = subprocess.Popen(command, cwd=pretended, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
+    for _ in range(300):
+        if (
+            len(log(pretended)) > before
+            and "," in log(pretended)[-1]
+            or log(pretended)[-1:] == ["course"]
+            and part == "course"
+        ):
+            break
+        time.sleep(0.05)
+    os.killpg(build.pid, signal.SIGINT)
+    assert build.wait(timeout=30) != 0
+    (pretended / "slow").unlink()
+    assert venv(pretended).returncode == 0
+    assert log(pretended)[-2:] == ["venv", "course"]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("old", "Python is too old: .* is Python 3.9.2, 3.11 or newer is needed"), ("bare", "apt install python3-venv")],
+)
+def test_an_unfit_python_is_named_with_the_remedy(pretended, fault, said):
+    (pretended / fault).touch()
+    done = venv(pretended)
+    assert done.returncode != 0 and re.search(said, done.stderr)
+    assert not (pretended / ".venv").exists()
+
+
+@posix
+def test_a_missing_python_is_named_with_the_remedy(pretended):
+    done = venv(pretended, python="no-such-python")
+    assert done.returncode != 0 and "no 'no-such-python' here" in done.stderr and "make PYTHON=" in done.stderr
+
+
+@posix
+def test_a_wrong_part_is_named(pretended):
+    done = venv(pretended, "everything")
+    assert done.returncode == 2 and "course|all" in done.stderr
+
+
+def test_ci_calls_the_command_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert script.startswith("#!/bin/bash\n") and "set -euo pipefail" in script
+    assert script.rstrip().splitlines()[-1] == "make test"
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert runs == [".ci/run", "make lectures"]
