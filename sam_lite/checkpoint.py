@@ -12,25 +12,33 @@ def settings_of(data, optimizer, scheduler, batch_size: int, seed: int, autocast
     """What must be the same for a training to go on; its end, `steps` or `stop_loss`, may be another."""
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     groups = [group | {"lr": group.get("initial_lr", group["lr"])} for group in groups]  # as before any schedule
-    names = {"optimizer": type(optimizer).__name__, "scheduler": type(scheduler).__name__}
+    inner = getattr(optimizer, "base_optimizer", optimizer)  # a wrapper's, such as SAM's
+    names = {"optimizer": type(optimizer).__name__, "base": type(inner).__name__, "scheduler": type(scheduler).__name__}
     numbers = {"batch_size": batch_size, "seed": seed, "autocast": autocast}
     labels = zlib.crc32(data.y_train.cpu().numpy().tobytes())
     return (
-        names | numbers | {"groups": repr(groups), "x_train": tuple(data.x_train.shape), "checksum of y_train": labels}
+        names
+        | numbers
+        | {
+            "rho": getattr(optimizer, "rho", None),
+            "groups": repr(groups),
+            "x_train": tuple(data.x_train.shape),
+            "checksum of y_train": labels,
+        }
     )
 
 
-def save(path: Path, settings: dict, parts: dict, rows: list[dict]) -> None:
-    """Write the states of `parts` (model, optimizer, scheduler), of the random generators, and the rows recorded."""
+def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generator], rows: list[dict]) -> None:
+    """Write the states of `parts` (model, optimizer, scheduler) and generators, and the rows recorded so far."""
     states = {name: part.state_dict() for name, part in parts.items()}
-    random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    random = [generator.get_state() for generator in generators]
     unfinished = path.with_name(path.name + ".tmp")
     torch.save({"settings": settings, "states": states, "random": random, "rows": rows}, unfinished)
     os.replace(unfinished, path)
 
 
-def resume(path: Path, settings: dict, parts: dict) -> list[dict]:
-    """Put `parts` and the random generators in the state of the file; returns its rows.
+def resume(path: Path, settings: dict, parts: dict, generators: list[torch.Generator]) -> list[dict]:
+    """Put `parts` and generators in the states of the file; returns its rows.
 
     Raises ValueError for a damaged file, and for one of a training with other settings.
     """
@@ -50,7 +58,6 @@ def resume(path: Path, settings: dict, parts: dict) -> list[dict]:
             part.load_state_dict(states[name])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"checkpoint {path} was saved with another {name}: {error}") from error
-    torch.set_rng_state(random[0])
-    if torch.cuda.is_available() and len(random) - 1 == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(random[1:])
+    for generator, state in zip(generators, random, strict=False):  # fewer when it was saved on a CPU
+        generator.set_state(state)
     return rows

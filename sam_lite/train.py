@@ -54,7 +54,7 @@ def train(
     def closure() -> Tensor:
         nonlocal gradients
         optimizer.zero_grad()
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             loss = criterion(model(x), y)
         if not torch.isfinite(loss):
             raise FloatingPointError
@@ -62,13 +62,20 @@ def train(
         gradients += 1
         return loss
 
-    bar = progress(total=steps) if progress else None
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _mode(model, True):
-        torch.manual_seed(seed)
+    bar, device = progress(total=steps) if progress else None, data.x_train.device
+    gpus = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), _mode(model, True):
+        generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in gpus)]
+        for generator in generators:
+            generator.manual_seed(seed)
         try:
             if checkpoint and Path(checkpoint).exists():
-                rows = resume(Path(checkpoint), settings, parts)
+                rows = resume(Path(checkpoint), settings, parts, generators)
                 step, gradients, status = rows[-1]["step"], rows[-1]["gradients"], _status(rows[-1], steps, stop_loss)
+                if steps and step > steps:
+                    raise ValueError(
+                        f"checkpoint {checkpoint} is at step {step}, beyond steps={steps}; name another file"
+                    )
             if bar:
                 bar.update(step)
             for index in () if status else islice(_stream(data, batch_size, seed), step, None):
@@ -80,10 +87,10 @@ def train(
                 if bar:
                     bar.update(1)
                 if step % every == 0 or step == steps:
-                    rows.append({"step": step, "gradients": gradients} | _measures(model, data, criterion))
-                    rows[-1] |= _recorded(record, step, model) if record else {}
+                    row = {"step": step, "gradients": gradients}
+                    rows.append(row | _measures(model, data, criterion, step, record))
                     if checkpoint:
-                        save(Path(checkpoint), settings, parts, rows)
+                        save(Path(checkpoint), settings, parts, generators, rows)
                     if status := _status(rows[-1], steps, stop_loss):
                         break
         except KeyboardInterrupt:
@@ -100,9 +107,7 @@ def train(
     return records
 
 
-def evaluate(
-    model: nn.Module, x: Tensor, y: Tensor, criterion: Callable = F.cross_entropy, chunk: int = 2048
-) -> tuple[float, float]:
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, criterion=F.cross_entropy, chunk=2048) -> tuple[float, float]:
     """Mean loss and accuracy in evaluation mode, `chunk` points at a time; the model's mode is put back."""
     loss, right = 0.0, 0
     with _mode(model, False), torch.no_grad():
@@ -113,14 +118,12 @@ def evaluate(
     return loss, right / len(x)
 
 
-def _measures(model: nn.Module, data: Data, criterion: Callable) -> dict:
+def _measures(model: nn.Module, data: Data, criterion: Callable, step: int, record: Callable | None) -> dict:
     results = evaluate(model, *data[:2], criterion) + evaluate(model, *data[2:], criterion)
-    return dict(zip(COLUMNS[3:], results, strict=True))
-
-
-def _recorded(record: Callable, step: int, model: nn.Module) -> dict:
     with _mode(model, False):
-        return {k: v.item() if hasattr(v, "item") else v for k, v in record(step, model).items()}
+        extra = record(step, model) if record else {}
+    extra = {name: value.item() if hasattr(value, "item") else value for name, value in extra.items()}
+    return dict(zip(COLUMNS[3:], results, strict=True)) | extra
 
 
 def _status(row: dict, steps: int | None, stop_loss: float | None) -> str:

@@ -1,0 +1,610 @@
+import copy
+import math
+import os
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+
+from sam_lite import checkpoint as checkpoint_module
+from sam_lite.data import batches, mnist1d
+from sam_lite.models import build, mlp
+from sam_lite.sam import SAM
+from sam_lite.train import COLUMNS, evaluate, train
+
+
+@pytest.fixture(scope="module")
+def data():
+    return mnist1d(96, 50)
+
+
+def net(seed=0, norm=None, widths=(16, 16)):
+    return build(lambda: mlp(40, widths, 10, norm=norm), seed)
+
+
+def noisy_net():
+    """With batch statistics and dropout: all the state a training can have."""
+
+    def make():
+        return nn.Sequential(nn.Linear(40, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10))
+
+    return build(make, 0)
+
+
+def sgd(model, lr=0.1, **settings):
+    return torch.optim.SGD(model.parameters(), lr=lr, **settings)
+
+
+def assert_same(a, b):
+    a, b = (m.state_dict() for m in (a, b))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=1e-3),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=1e-2),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
+    "sam": lambda p: SAM(torch.optim.SGD(p, lr=0.05, momentum=0.9), rho=0.1),
+}
+
+# --- the loop
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw"])
+def test_it_is_the_loop_one_would_write_by_hand(data, name):
+    ours, theirs = net(), net()
+    records = train(ours, data, OPTIMIZERS[name](ours.parameters()), batch_size=20, steps=10, seed=3)
+    optimizer, generator = OPTIMIZERS[name](theirs.parameters()), torch.Generator().manual_seed(3)
+    order = [index for _ in range(3) for index in torch.randperm(96, generator=generator)[:80].split(20)]
+    for index in order[:10]:
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(data.x_train[index]), data.y_train[index]).backward()
+        optimizer.step()
+    assert_same(ours, theirs)
+    assert records["gradients"].iloc[-1] == 10
+
+
+def test_the_batches_of_a_seed_are_those_of_data_batches(data):
+    seen, model = [], net()
+    hook = model.register_forward_pre_hook(lambda m, args: seen.append(args[0]) if m.training else None)
+    train(model, data, sgd(model), batch_size=32, steps=4, seed=7)
+    hook.remove()
+    generator = torch.Generator().manual_seed(7)
+    expected = [*batches(96, 32, generator), *batches(96, 32, generator)][:4]
+    assert all(torch.equal(x, data.x_train[index]) for x, index in zip(seen, expected, strict=True))
+
+
+def test_full_batch_training_is_gradient_descent(data):
+    model = net().double()
+    wide = data._replace(x_train=data.x_train.double(), x_test=data.x_test.double())
+    train(model, wide, sgd(model), batch_size=96, steps=3)
+    other = net().double()
+    for _ in range(3):
+        loss = F.cross_entropy(other(wide.x_train), wide.y_train)
+        for p, g in zip(other.parameters(), torch.autograd.grad(loss, list(other.parameters())), strict=True):
+            p.data -= 0.1 * g
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_lbfgs_evaluates_many_gradients_a_step(data):
+    model = net()
+    before = evaluate(model, data.x_train, data.y_train)[0]
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5, line_search_fn="strong_wolfe")
+    records = train(model, data, optimizer, batch_size=96, steps=4, check_every=2)
+    state = optimizer.state[next(iter(model.parameters()))]
+    assert records["gradients"].iloc[-1] == state["func_evals"] > 4
+    assert records["train_loss"].iloc[-1] < before / 2
+
+
+def test_sam_evaluates_two_gradients_a_step_and_moves_batch_statistics_once(data):
+    model = net(norm="batch")
+    records = train(model, data, SAM(sgd(model), rho=0.05), batch_size=32, steps=5, check_every=2)
+    assert records["gradients"].tolist() == [4, 8, 10]
+    assert model[1].num_batches_tracked == 5
+
+
+def test_the_scheduler_steps_with_every_step(data):
+    model = net()
+    optimizer = sgd(model)
+    seen = []
+    train(
+        model,
+        data,
+        optimizer,
+        batch_size=32,
+        steps=4,
+        scheduler=CosineAnnealingLR(optimizer, T_max=4),
+        check_every=1,
+        record=lambda step, m: seen.append(optimizer.param_groups[0]["lr"]) or {},
+    )
+    np.testing.assert_allclose(seen, [0.05 * (1 + math.cos(math.pi * t / 4)) for t in (1, 2, 3, 4)], atol=1e-12)
+
+
+def test_a_warm_up_may_start_from_lr_0(data):
+    model = net()
+    optimizer = sgd(model)
+    scheduler = LambdaLR(optimizer, lambda step: min(1, step / 2))
+    start = copy.deepcopy(model)
+    train(model, data, optimizer, batch_size=32, steps=1, scheduler=scheduler)
+    assert_same(model, start)
+
+
+@pytest.mark.parametrize("widths", [(16, 16), (100, 100), (300, 300)])
+def test_one_thread_and_two_give_the_same(data, widths):
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            model = net(widths=widths)
+            train(model, data, sgd(model), batch_size=96, steps=10)
+            found.append(model)
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(*found)
+
+
+def test_autocast_computes_in_bfloat16_with_float32_weights(data):
+    model, exact, seen = net(), net(), set()
+    hook = model.register_forward_hook(lambda m, args, out: seen.add((m.training, out.dtype)))
+    records = train(model, data, sgd(model), batch_size=32, steps=60, autocast=True)
+    hook.remove()
+    expected = train(exact, data, sgd(exact), batch_size=32, steps=60)
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert records["train_loss"].iloc[-1] == pytest.approx(expected["train_loss"].iloc[-1], rel=0.05)
+    assert not torch.equal(model[0].weight, exact[0].weight)
+
+
+def test_another_criterion(data):
+    def criterion(outputs, y):
+        return (outputs - F.one_hot(y, 10)).square().mean()
+
+    model = net()
+    records = train(model, data, sgd(model), batch_size=32, steps=5, criterion=criterion)
+    with torch.no_grad():
+        expected = F.mse_loss(model(data.x_test), F.one_hot(data.y_test, 10).float())
+    assert records["test_loss"].iloc[-1] == pytest.approx(float(expected), rel=1e-5)
+
+
+# --- records
+
+
+def test_records(data):
+    model = net()
+    records = train(
+        model,
+        data,
+        sgd(model),
+        batch_size=32,
+        steps=7,
+        check_every=3,
+        record=lambda step, m: {"bias": m[0].bias[0], "twice": np.float64(2 * step)},
+    )
+    assert list(records.columns) == [*COLUMNS, "bias", "twice"]
+    assert records["step"].tolist() == [3, 6, 7] == records["gradients"].tolist()
+    assert records["epoch"].tolist() == [1, 2, 7 / 3]
+    assert records["twice"].tolist() == [6, 12, 14]
+    last = records.iloc[-1]
+    assert last["bias"] == model[0].bias[0].item()
+    with torch.no_grad():
+        for part, x, y in (("train", *data[:2]), ("test", *data[2:])):
+            assert last[f"{part}_loss"] == pytest.approx(float(F.cross_entropy(model(x), y)), rel=1e-5)
+            assert last[f"{part}_acc"] == (model(x).argmax(1) == y).double().mean()
+    assert records.attrs["status"] == "steps"
+    assert all(dtype.kind in "if" for dtype in records.dtypes)
+
+
+def test_checks_come_every_epoch_or_25_steps(data):
+    for size, steps in ((96, [25, 50, 60]), (2, [48, 60])):
+        model = net()
+        assert train(model, data, sgd(model, 0.01), batch_size=size, steps=60)["step"].tolist() == steps
+
+
+def test_evaluate_in_chunks_is_evaluate(data):
+    model = noisy_net()
+    x, y = data.x_test, data.y_test
+    assert model.training
+    whole, parts = evaluate(model, x, y), evaluate(model, x, y, chunk=7)
+    model.eval()
+    with torch.no_grad():
+        outputs = model(x)
+    assert whole == pytest.approx((float(F.cross_entropy(outputs, y)), float((outputs.argmax(1) == y).sum()) / 50))
+    assert parts == pytest.approx(whole, rel=1e-6)
+
+
+def test_records_are_taken_in_evaluation_mode_and_move_no_statistics(data):
+    model = noisy_net()
+    modes = []
+    records = train(
+        model,
+        data,
+        sgd(model),
+        batch_size=32,
+        steps=6,
+        check_every=2,
+        record=lambda step, m: modes.append({layer.training for layer in m.modules()}) or {},
+    )
+    assert modes == [{False}] * 3 and model.training
+    assert model[1].num_batches_tracked == 6
+    assert records["train_loss"].iloc[-1] == pytest.approx(evaluate(model, *data[:2])[0])
+
+
+def test_the_mode_of_every_layer_is_put_back(data):
+    model = noisy_net().eval()
+    train(model, data, sgd(model), batch_size=32, steps=2)
+    assert not any(layer.training for layer in model.modules()) and model[1].num_batches_tracked == 2
+    model.train()
+    model[1].eval()  # frozen statistics stay frozen
+    train(model, data, sgd(model), batch_size=32, steps=2)
+    assert model[1].num_batches_tracked == 2 and not model[1].training and model[3].training
+
+
+def test_dropout_follows_the_seed_and_the_global_generator_stays(data):
+    torch.manual_seed(123)
+    before, models = torch.get_rng_state(), []
+    for seed, global_seed in ((5, 0), (5, 1), (6, 0)):
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        model = noisy_net()
+        train(model, data, sgd(model), batch_size=96, steps=3, seed=seed)
+        assert torch.equal(state, torch.get_rng_state())
+        models.append(model)
+    torch.set_rng_state(before)
+    assert_same(models[0], models[1])
+    assert not torch.allclose(models[0][0].weight, models[2][0].weight)  # a full batch: only the dropout differs
+
+
+class Bar:
+    def __init__(self, total):
+        self.total, self.n, self.closed = total, 0, 0
+        bars.append(self)
+
+    def update(self, n):
+        self.n += n
+
+    def close(self):
+        self.closed += 1
+
+
+bars = []
+
+
+def test_progress(data, capsys):
+    from tqdm import tqdm
+
+    bars.clear()
+    model = net()
+    train(model, data, sgd(model), batch_size=32, steps=7, progress=Bar)
+    train(model, data, sgd(model, 1e9), batch_size=32, stop_loss=0.0, progress=Bar)
+    assert (bars[0].total, bars[0].n, bars[0].closed) == (7, 7, 1)
+    assert bars[1].total is None and bars[1].closed == 1
+    model = net()
+    train(model, data, sgd(model), batch_size=32, steps=7, progress=tqdm)
+    assert "7/7" in capsys.readouterr().err
+
+
+# --- how it ends
+
+
+def test_it_stops_at_a_loss(data):
+    model = net()
+    records = train(model, data, sgd(model, 0.2), batch_size=8, stop_loss=0.5, check_every=10)
+    losses = records["train_loss"].to_numpy()
+    assert records.attrs["status"] == "stop_loss" and losses[-1] <= 0.5 and (losses[:-1] > 0.5).all()
+    assert records["step"].tolist() == list(range(10, 10 * len(losses) + 1, 10))
+    model = net()
+    assert train(model, data, sgd(model), batch_size=8, stop_loss=1e-9, steps=5).attrs["status"] == "steps"
+
+
+def test_divergence_ends_before_the_update_and_the_model_can_be_trained_again(data):
+    model = net()
+    records = train(model, data, sgd(model, 1e9), batch_size=32, steps=50, check_every=50)
+    assert records.attrs["status"] == "diverged"
+    assert records["step"].iloc[-1] == records["gradients"].iloc[-1] + 1 < 50
+    assert math.isnan(records["train_loss"].iloc[-1]) and list(records.columns) == COLUMNS
+    assert all(p.isfinite().all() for p in model.parameters()) and model.training
+    start = net()
+    model.load_state_dict(start.state_dict())
+    assert train(model, data, sgd(model), batch_size=32, steps=5).attrs["status"] == "steps"
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "sam"])
+def test_a_nan_in_the_first_batch_leaves_the_weights(data, name):
+    spoilt = data._replace(x_train=torch.full_like(data.x_train, math.nan))
+    model = net()
+    records = train(model, spoilt, OPTIMIZERS[name](model.parameters()), batch_size=32, steps=5)
+    assert records.attrs["status"] == "diverged" and records["step"].tolist() == [1]
+    assert_same(model, net())
+
+
+def test_a_nan_found_at_a_check_is_divergence(data):
+    last = next(batches(96, 95, torch.Generator().manual_seed(0)))
+    x = data.x_train.clone()
+    x[[i for i in range(96) if i not in last.tolist()]] = math.nan  # in no batch of the first epoch
+    model = net()
+    records = train(model, data._replace(x_train=x), sgd(model), batch_size=95, steps=1)
+    assert records.attrs["status"] == "diverged" and math.isnan(records["train_loss"].iloc[-1])
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at call number `at`."""
+
+    def __init__(self, at):
+        self.at, self.calls = at, 0
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return {}
+
+    def hook(self, layer, *args):
+        self()
+
+    def hook_in(self, training):
+        """Counts forward passes in one of the two modes only."""
+        return lambda layer, *args: self.hook(layer) if layer.training == training else None
+
+
+@pytest.mark.parametrize("where", ["forward", "backward", "evaluation", "record", "progress", "scheduler"])
+@pytest.mark.parametrize("name", ["momentum", "sam"])
+def test_stop_leaves_a_model_and_the_records(data, name, where):
+    model = net(norm="batch")
+    optimizer = OPTIMIZERS[name](model.parameters())
+    interrupt, settings, hooks = Interrupt(at=8 if name == "sam" else 6), {}, []
+    if where == "forward":
+        hooks = [model[2].register_forward_hook(interrupt.hook_in(training=True))]
+    elif where == "backward":
+        hooks = [model[2].register_full_backward_hook(interrupt.hook)]
+    elif where == "evaluation":
+        hooks = [model[2].register_forward_hook(interrupt.hook_in(training=False))]
+    elif where == "record":
+        settings["record"] = interrupt
+    elif where == "progress":
+        bar = Bar(None)
+        bar.update = interrupt
+        settings["progress"] = lambda total: bar
+    else:
+        settings["scheduler"] = LambdaLR(optimizer, lambda step: interrupt() or 1.0)
+    perturbed = []
+    if name == "sam" and where in ("forward", "backward"):  # the eighth pass is at perturbed weights
+        original = optimizer.restore
+        optimizer.restore = lambda: (perturbed.append(bool(optimizer._saved[0])), original())
+    records = train(model, data, optimizer, batch_size=32, steps=1000, check_every=1, **settings)
+    for hook in hooks:
+        hook.remove()
+    assert records.attrs["status"] == "stopped"
+    assert 1 <= len(records) < 12 and list(records.columns) == COLUMNS
+    assert all(layer.training for layer in model.modules())
+    assert not perturbed or perturbed[-1]
+    after = train(model, data, sgd(model), batch_size=32, steps=5)
+    assert after.attrs["status"] == "steps" and math.isfinite(after["train_loss"].iloc[-1])
+
+
+def test_stop_in_the_perturbed_pass_leaves_the_weights_of_the_last_step(data):
+    model, interrupt = net(), Interrupt(at=6)  # the second pass of the third step
+    hook = model[0].register_forward_hook(interrupt.hook_in(training=True))
+    optimizer = OPTIMIZERS["sam"](model.parameters())
+    train(model, data, optimizer, batch_size=32, steps=10)
+    hook.remove()
+    other = net()
+    train(other, data, OPTIMIZERS["sam"](other.parameters()), batch_size=32, steps=2)
+    assert_same(model, other)
+
+
+def test_stop_before_the_first_check_still_has_columns(data):
+    model = net()
+    hook = model[1].register_full_backward_hook(Interrupt(at=1).hook)
+    records = train(model, data, sgd(model), batch_size=32, steps=10)
+    hook.remove()
+    assert list(records.columns) == COLUMNS and len(records) == 0 and records.attrs["status"] == "stopped"
+
+
+def test_other_errors_come_through_with_the_mode_put_back(data):
+    model = net().eval()
+    bars.clear()
+    with pytest.raises(ZeroDivisionError):
+        train(model, data, sgd(model), batch_size=32, steps=10, check_every=1, record=lambda s, m: 1 / 0, progress=Bar)
+    assert not model.training and bars[0].closed == 1
+
+
+# --- checkpoints
+
+
+def run(path, data, name, *, steps=20, interrupt=None, schedule=True, **settings):
+    model = noisy_net()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    scheduler = CosineAnnealingLR(optimizer, T_max=20) if schedule else None
+    hook = model[2].register_full_backward_hook(Interrupt(interrupt).hook)
+    arguments = {"batch_size": 20, "steps": steps, "check_every": 3, "scheduler": scheduler, "checkpoint": path}
+    records = train(model, data, optimizer, **arguments | settings)
+    hook.remove()
+    return model, records, optimizer
+
+
+@pytest.mark.parametrize("schedule", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_interrupted_and_resumed_is_uninterrupted(data, tmp_path, name, schedule):
+    path = tmp_path / "run.pt"
+    model, records, _ = run(None, data, name, schedule=schedule)
+    times = 2 if name == "sam" else 1
+    for at in (8, 4):  # between checks, in the second and in the third epoch
+        _, part, _ = run(path, data, name, schedule=schedule, interrupt=at * times)
+        assert part.attrs["status"] == "stopped" and 0 < len(part) < len(records)
+    resumed, again, optimizer = run(str(path), data, name, schedule=schedule)
+    assert_same(model, resumed)
+    pd.testing.assert_frame_equal(records, again, check_exact=True)
+    assert again.attrs == records.attrs == {"status": "steps"}
+    # a finished run is not trained again
+    finished, same, _ = run(path, data, name, schedule=schedule, interrupt=1)
+    assert_same(model, finished)
+    pd.testing.assert_frame_equal(records, same, check_exact=True)
+    assert os.listdir(tmp_path) == ["run.pt"]
+
+
+def test_resuming_with_the_same_objects(data, tmp_path):
+    path = tmp_path / "run.pt"
+    expected, records, _ = run(None, data, "momentum")
+    model = noisy_net()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    scheduler = CosineAnnealingLR(optimizer, T_max=20)
+    arguments = {"batch_size": 20, "steps": 20, "check_every": 3, "scheduler": scheduler, "checkpoint": path}
+    hook = model[2].register_full_backward_hook(Interrupt(11).hook)
+    assert train(model, data, optimizer, **arguments).attrs["status"] == "stopped"
+    hook.remove()
+    again = train(model, data, optimizer, **arguments)
+    assert_same(model, expected)
+    pd.testing.assert_frame_equal(records, again, check_exact=True)
+
+
+def test_more_steps_go_on_from_a_finished_run(data, tmp_path):
+    expected, records, _ = run(None, data, "adam", steps=21)
+    run(tmp_path / "run.pt", data, "adam", steps=12)
+    model, again, _ = run(tmp_path / "run.pt", data, "adam", steps=21)
+    assert_same(model, expected)
+    pd.testing.assert_frame_equal(records, again, check_exact=True)
+    with pytest.raises(ValueError, match=r"run.pt is at step 21, beyond steps=12"):
+        run(tmp_path / "run.pt", data, "adam", steps=12)
+
+
+def test_a_run_stopped_at_its_loss_stays_stopped(data, tmp_path):
+    model, records, _ = run(tmp_path / "run.pt", data, "adam", steps=None, stop_loss=2.2)
+    again, same, _ = run(tmp_path / "run.pt", data, "adam", steps=None, stop_loss=2.2, interrupt=1)
+    assert_same(model, again)
+    assert same.attrs["status"] == records.attrs["status"] == "stop_loss"
+    lower = run(tmp_path / "run.pt", data, "adam", steps=None, stop_loss=2.0)[1]
+    assert len(lower) > len(records) and lower.attrs["status"] == "stop_loss"
+
+
+def test_a_crash_while_writing_keeps_the_old_file(data, tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    expected, records, _ = run(None, data, "adam")
+    run(path, data, "adam", steps=6)
+    old = path.read_bytes()
+
+    def half(state, file):
+        file.write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module.torch, "save", half)
+        assert run(path, data, "adam")[1].attrs["status"] == "stopped"
+    assert path.read_bytes() == old
+    model, again, _ = run(path, data, "adam")
+    assert_same(model, expected)
+
+
+def test_a_checkpoint_of_other_settings(data, tmp_path):
+    path = tmp_path / "run.pt"
+    run(path, data, "momentum", steps=6)
+    with pytest.raises(ValueError, match=r"run.pt was saved with other settings, batch_size 20 instead of 24"):
+        run(path, data, "momentum", batch_size=24)
+    with pytest.raises(ValueError, match="other settings, seed 0 instead of 1"):
+        run(path, data, "momentum", seed=1)
+    with pytest.raises(ValueError, match="other settings, optimizer SGD instead of Adam"):
+        run(path, data, "adam")
+    with pytest.raises(ValueError, match="other settings, scheduler CosineAnnealingLR instead of NoneType"):
+        run(path, data, "momentum", schedule=False)
+    with pytest.raises(ValueError, match=r"other settings, groups .*'lr': 0.05.* instead of .*'lr': 0.1"):
+        run(path, data, "sgd")
+    with pytest.raises(ValueError, match="other settings, checksum of y_train"):
+        run(path, mnist1d(96, 50, seed=1), "momentum")
+    with pytest.raises(ValueError, match="other settings, autocast False instead of True"):
+        run(path, data, "momentum", autocast=True)
+    model = net()
+    optimizer = OPTIMIZERS["momentum"](model.parameters())
+    with pytest.raises(ValueError, match="run.pt was saved with another model"):
+        scheduler = CosineAnnealingLR(optimizer, T_max=20)
+        train(model, data, optimizer, batch_size=20, steps=20, scheduler=scheduler, checkpoint=path)
+
+
+def test_a_checkpoint_of_another_rho_or_base(data, tmp_path):
+    path = tmp_path / "run.pt"
+    run(path, data, "sam", steps=6)
+    for base, rho, match in ((torch.optim.SGD, 0.2, "rho 0.1 instead of 0.2"), (torch.optim.Adam, 0.1, "base SGD")):
+        model = noisy_net()
+        optimizer = SAM(base(model.parameters(), lr=0.05), rho)
+        scheduler = CosineAnnealingLR(optimizer, T_max=20)
+        with pytest.raises(ValueError, match=f"other settings, {match}"):
+            train(model, data, optimizer, batch_size=20, steps=20, scheduler=scheduler, checkpoint=path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "another file"])
+def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
+    path = tmp_path / "run.pt"
+    run(path, data, "momentum", steps=6)
+    content = path.read_bytes()
+    path.write_bytes({"truncated": content[: len(content) // 2], "text": b"hello"}.get(damage, b""))
+    if damage == "another file":
+        torch.save([1, 2, 3], path)
+    with pytest.raises(ValueError, match=r"run.pt is damaged; delete it to start again"):
+        run(path, data, "momentum")
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"steps": None}, "steps or stop_loss must say when to end, got neither"),
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"steps": 2.5}, "steps must be an integer >= 1, got 2.5"),
+        ({"check_every": 0}, "check_every must be an integer >= 1, got 0"),
+        ({"stop_loss": math.nan}, "stop_loss must be a number, got nan"),
+        ({"batch_size": 97}, "batch_size must be an integer from 1 to 96, got 97"),
+        ({"batch_size": 0}, "batch_size must be an integer from 1 to 96, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer from 1 to 96, got 2.5"),
+        ({"batch_size": 97, "check_every": 1}, "batch_size must be an integer from 1 to 96, got 97"),
+    ],
+)
+def test_settings_are_checked_before_anything_moves(data, settings, match):
+    model = net()
+    with pytest.raises(ValueError, match=match):
+        train(model, data, sgd(model), **{"batch_size": 32, "steps": 5} | settings)
+    assert_same(model, net())
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1, math.nan, math.inf])
+def test_lr_must_be_positive_and_finite(data, lr):
+    model = net()
+    optimizer = sgd(model)
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises(ValueError, match=f"lr must be > 0 and finite, got {lr}"):
+        train(model, data, optimizer, batch_size=32, steps=5)
+
+
+def test_labels_must_have_an_output(data):
+    model = build(lambda: mlp(40, [8], 9), 0)
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.8, got 9 in y_train"):
+        train(model, data, sgd(model), batch_size=32, steps=5)
+
+
+def test_devices_must_agree(data):
+    model = net()
+    with pytest.raises(
+        ValueError, match=r"model and data must be on one device, got \['cpu', 'meta'\]; use .to\(device\)"
+    ):
+        train(model, data.to("meta"), sgd(model), batch_size=32, steps=5)
+
+
+def test_the_optimizer_must_be_of_this_model(data):
+    with pytest.raises(ValueError, match="optimizer must hold parameters of this model, got others"):
+        train(net(), data, sgd(net()), batch_size=32, steps=5)
+
+
+def test_no_warning_of_the_order_of_scheduler_and_optimizer(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in OPTIMIZERS:
+            run(None, data, name, steps=3)
