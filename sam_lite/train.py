@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -49,20 +49,21 @@ def train(
     _check(model, data, optimizer, steps, stop_loss, every, criterion)
     settings = settings_of(data, optimizer, scheduler, batch_size, seed, autocast)
     parts = {"model": model, "optimizer": optimizer} | ({"scheduler": scheduler} if scheduler else {})
-    rows, step, gradients, status = [], 0, 0, ""
+    device, rows, step, gradients, status = data.x_train.device, [], 0, 0, ""
+    precision = torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
 
     def closure() -> Tensor:
         nonlocal gradients
         optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        with precision:
             loss = criterion(model(x), y)
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss.item()):
             raise FloatingPointError
         loss.backward()
         gradients += 1
         return loss
 
-    bar, device = progress(total=steps) if progress else None, data.x_train.device
+    bar = progress(total=steps) if progress else None
     gpus = [device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), _mode(model, True):
         generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in gpus)]
