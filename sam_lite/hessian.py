@@ -5,51 +5,64 @@ Everything here is `f(loss, params, ...)`: it changes nothing, gives the same tw
 
     vmap(lambda p: top_eigenvalues(loss, p, k).values, chunk_size=64)(ensemble)     # (n_models, k)
 
-Where the data do not fit in memory, give a list of losses, one for each chunk of equal size: their mean is meant, and
-only one graph at a time is kept. H is that of the loss as given: weight decay only where the loss has it in, layers in
-the mode the model had in `loss_of`. Curvature by finite differences is wrong for ReLU networks: they step over kinks.
+H is that of the loss as given: its data, its layers' mode, weight decay only where the loss has it in. Where the data
+do not fit, give a list of losses, one for each chunk of equal size: their mean is meant, with one graph at a time in
+memory, built anew for every product. Differences of gradients are no way round: they step over the kinks of a ReLU.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sam_lite.lanczos import lanczos
+from sam_lite.noise import at_least, noise
 from sam_lite.params import Loss, Params, count, from_vector, to_vector
-
-Losses = Loss | Sequence[Loss]
 
 
 class Eigenpairs(NamedTuple):
-    """The k largest eigenvalues, descending, with unit eigenvectors and what each pair misses to be one."""
-
-    values: Tensor  # (k,)
-    vectors: Params  # name -> (k, *shape)
+    values: Tensor  # (k,), descending
+    vectors: Params  # name -> (k, *shape), of length 1
     residuals: Tensor  # (k,): |H v - value v|; an eigenvalue of H lies this close to the value
 
 
-@torch.no_grad()
-def hvp(loss: Losses, params: Params) -> Callable[[Params], Params]:
-    """The function v -> H v, both like `params`, with H the Hessian of the loss there.
+class Estimate(NamedTuple):
+    mean: Tensor  # scalar
+    error: Tensor  # scalar: standard error of the mean
 
-    The pullback of the gradient, H v = d(grad . v)/dw: one graph serves every v. Attention runs on its mathematical
-    kernel, for the fused ones have no second derivative. A parameter that takes no part has a block of zeros.
+
+class Density(NamedTuple):
+    nodes: Tensor  # (n_probes, steps)
+    weights: Tensor  # (n_probes, steps), >= 0, of sum 1
+    grid: Tensor  # (points,)
+    values: Tensor  # (points,): density over the grid, of integral 1
+
+
+@torch.no_grad()
+def hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
+    """The function v -> H v, both like `params`: the pullback of the gradient, H v = d(grad . v) / dw.
+
+    One graph serves every v. Attention runs on its mathematical kernel, as the fused ones have no second derivative.
+    A parameter that takes no part has a block of zeros.
     """
-    if not callable(loss):
-        losses = _at_least("losses", list(loss), 1)
-        return lambda v: _mean([hvp(part, params)(v) for part in losses])
     with sdpa_kernel(SDPBackend.MATH):
         _, pullback = vjp(grad(loss), params)
     return torch.no_grad()(lambda v: pullback(v)[0])
 
 
 @torch.no_grad()
+def dense(loss: Loss | Sequence[Loss], params: Params) -> Tensor:
+    """The whole Hessian, (n_params, n_params), column by column: for small networks."""
+    identity = torch.ones_like(to_vector(params)).diag()
+    return vmap(_on_vectors(loss, params), out_dims=1, chunk_size=256)(identity)
+
+
+@torch.no_grad()
 def top_eigenvalues(
-    loss: Losses,
+    loss: Loss | Sequence[Loss],
     params: Params,
     k: int = 1,
     *,
@@ -58,96 +71,70 @@ def top_eigenvalues(
     start: Tensor | None = None,
     seed: int = 0,
 ) -> Eigenpairs:
-    """The k largest eigenvalues of the Hessian: largest by value, not by magnitude.
+    """The k largest eigenvalues of the Hessian: the largest by value, not by magnitude.
 
-    Lanczos (1950) with full reorthogonalisation, from `start` (n_params,) or Gaussian noise of `seed`; at most `steps`
-    products, or n_params, which are exact, and k more for the residuals: look at these, and give more steps where they
-    are large. tol > 0 stops once residual <= tol * |value| for all k, for one model (not under vmap). NaN for a
-    diverged model. Raises ValueError for k > n_params, k > steps and a start of another shape.
+    Lanczos (1950) with full reorthogonalization, from `start` (n_params,) or Gaussian noise of `seed`: `steps`
+    products, or n_params, which are exact, and k for the residuals. Where these are large give more steps.
+    tol > 0 stops once residual <= tol |value| for all k, perhaps before the copies of a repeated eigenvalue are found;
+    not under vmap. NaN for a diverged model. Raises ValueError for k < 1, k > n_params, k > steps and a wrong start.
     """
-    n = count(params)
-    if not 1 <= k <= min(n, steps):
-        raise ValueError(f"k must be >= 1 and at most n_params = {n} and steps = {steps}, got {k}; give more steps")
-    product = _on_vectors(loss, params)
-    start = _noise(params, seed) if start is None else _shaped("start", start, (n,), params)
-    tridiagonal, basis = _lanczos(product, start, min(steps, n), k, tol)
-    values, mixes = _eigh(tridiagonal)
-    values, vectors = values.flip(-1)[:k], (mixes.flip(-1)[:, :k]).mT @ basis  # (k,), (k, n_params)
-    vectors = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    if not 1 <= k <= count(params):
+        raise ValueError(f"k must be between 1 and the number of parameters, {count(params)}, got {k}")
+    at_least("steps", steps, k)
+    product, start = _on_vectors(loss, params), noise("start", 1 if start is None else start[None], params, seed)[0]
+    values, mixes, basis = lanczos(product, start, min(steps, len(start)), k, tol)
+    values, vectors = values.flip(0)[:k], mixes.flip(1)[:, :k].mT @ basis  # (k,), (k, n_params)
     missed = torch.stack([product(v) - value * v for value, v in zip(values, vectors, strict=True)])
-    by_name = vmap(lambda v: from_vector(v, params))(vectors)
-    return Eigenpairs(values, by_name, torch.linalg.vector_norm(missed, dim=1))
+    return Eigenpairs(values, vmap(lambda v: from_vector(v, params))(vectors), torch.linalg.vector_norm(missed, dim=1))
 
 
-def _lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int, k: int = 1, tol: float = 0.0):
-    """H on an orthonormal basis (steps, n) grown from `start`: the tridiagonal matrix (steps, steps) and the basis.
+@torch.no_grad()
+def trace(loss: Loss | Sequence[Loss], params: Params, *, probes: int | Tensor = 30, seed: int = 0) -> Estimate:
+    """The trace of the Hessian: mean of v . H v over random signs v, and its standard error (Hutchinson 1990).
 
-    Where the space built so far is invariant (H v brings nothing new) the basis goes on with noise, and the matrix
-    falls into blocks: so repeated eigenvalues are found, and nothing is divided by zero. No branches: it maps.
+    probes: how many, or the noise (n_probes, n_params) that gives the signs. Exact for a diagonal Hessian.
+    Raises ValueError for fewer than two probes, which have no standard error.
     """
-    v = start / torch.linalg.vector_norm(start)
-    fresh = _noise({"": start}, seed=1)
-    basis, matrix = [], []
-    for j in range(steps):
-        w = product(v)
-        if j == 0:
-            basis, matrix, scale = w.new_zeros(steps, len(w)), w.new_zeros(steps, steps), w.new_zeros(())
-        basis[j].copy_(v)
-        known = basis[: j + 1]
-        scale = torch.maximum(scale, torch.linalg.vector_norm(w))
-        overlaps = known @ w
-        matrix[j, j].copy_(overlaps[j])
-        if j + 1 == steps:
-            break
-        w = w - overlaps @ known
-        beta = torch.linalg.vector_norm(w)
-        stuck = beta <= torch.finfo(w.dtype).eps * scale
-        w = torch.where(stuck, fresh.roll(j), w)
-        w = w - (known @ w) @ known  # once more: rounding
-        length = torch.linalg.vector_norm(w)
-        beta = torch.where(stuck, 0, length)
-        if tol > 0 and j + 1 >= k:
-            values, mixes = _eigh(matrix[: j + 1, : j + 1].cpu())
-            if (beta.cpu() * mixes[-1, -k:].abs() <= tol * values[-k:].abs()).all():
-                return matrix[: j + 1, : j + 1], known
-        matrix[j, j + 1].copy_(beta)
-        matrix[j + 1, j].copy_(beta)
-        v = w / length
-    return matrix, basis
+    product, signs = _on_vectors(loss, params), noise("probes", probes, params, seed).sign()
+    at_least("probes", len(signs), 2)
+    samples = torch.stack([v @ product(v) for v in signs])
+    return Estimate(samples.mean(), samples.std() / len(signs) ** 0.5)
 
 
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues ascending, eigenvectors in columns; NaN for a matrix that is not finite: it must not stop others."""
-    finite = matrix.isfinite().all()
-    values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0))
-    return torch.where(finite, values, torch.nan), vectors
+@torch.no_grad()
+def spectral_density(
+    loss: Loss | Sequence[Loss],
+    params: Params,
+    *,
+    steps: int = 30,
+    probes: int | Tensor = 8,
+    seed: int = 0,
+    width: float = 0.01,
+    points: int = 500,
+) -> Density:
+    """How the eigenvalues are spread: stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019).
+
+    Each probe (as in `trace`) starts a Lanczos run, whose eigenvalues are nodes and whose eigenvectors' first entries,
+    squared, their weights. The density is smoothed by Gaussians of width * max |node|, so the scale of the loss does
+    not matter. Sum of weights * nodes: the trace / n_params. Raises ValueError for counts < 1 and width <= 0.
+    """
+    at_least("steps", steps, 1)
+    at_least("width", width, 1e-6)
+    product, signs = _on_vectors(loss, params), noise("probes", probes, params, seed).sign()
+    pairs = [lanczos(product, v, min(steps, len(v)))[:2] for v in signs]
+    nodes = torch.stack([values for values, _ in pairs])
+    weights = torch.stack([mixes[0] ** 2 for _, mixes in pairs]) / len(pairs)
+    sigma = width * nodes.abs().amax().clamp(min=torch.finfo(nodes.dtype).tiny ** 0.5)
+    low, high = nodes.amin() - 5 * sigma, nodes.amax() + 5 * sigma
+    grid = low + (high - low) * torch.linspace(0, 1, points, dtype=nodes.dtype, device=nodes.device)
+    bumps = torch.exp(-0.5 * ((grid[:, None] - nodes.flatten()) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
+    return Density(nodes, weights, grid, bumps @ weights.flatten())
 
 
-def _on_vectors(loss: Losses, params: Params) -> Callable[[Tensor], Tensor]:
+def _on_vectors(loss: Loss | Sequence[Loss], params: Params) -> Callable[[Tensor], Tensor]:
     """H v for v (n_params,)."""
-    product = hvp(loss, params)
-    return lambda v: to_vector(product(from_vector(v, params)))
-
-
-def _noise(params: Params, seed: int) -> Tensor:
-    """Gaussian noise (n_params,), the same on every device. NumPy's, for under vmap torch refuses to draw."""
-    like = next(iter(params.values()))
-    noise = np.random.default_rng(seed).standard_normal(count(params))
-    return torch.from_numpy(noise).to(like.device, like.dtype)
-
-
-def _shaped(name: str, value: Tensor, shape: tuple[int, ...], params: Params) -> Tensor:
-    if tuple(value.shape) != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
-    return value.to(next(iter(params.values())))
-
-
-def _at_least(name: str, value, least: int):
-    size = len(value) if isinstance(value, list) else value
-    if not size >= least:
-        raise ValueError(f"{name} must be at least {least}, got {size}")
-    return value
-
-
-def _mean(parts: list[Params]) -> Params:
-    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+    if callable(loss):
+        product = hvp(loss, params)
+        return lambda v: to_vector(product(from_vector(v, params)))
+    at_least("the number of losses", len(loss), 1)
+    return lambda v: sum(_on_vectors(part, params)(v) for part in loss) / len(loss)

@@ -4,177 +4,147 @@ Each is `f(loss, params, radius, ...)` and says in which norm the radius is. The
 layers, weight decay only where the loss has it in. Compare networks at equal loss: a result holds the loss it was taken
 at. A list of losses, one for each chunk of equal size, means their mean, with one graph at a time in memory.
 All but `box_sharpness_lbfgs` map: `vmap(lambda p: box_sharpness(loss, p, 1e-3).value, chunk_size=64)(ensemble)`.
-Nothing is changed, no gradient is kept, and noise comes from a seed or is passed in: twice is the same.
+Nothing is changed; noise comes from a seed or is passed in. ValueError for a radius < 0 or NaN, counts < 1, wrong shapes.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
-from torch.func import grad_and_value
+from torch.func import jacrev
 
+from sam_lite import climb, sam
+from sam_lite.noise import at_least, noise
 from sam_lite.params import Loss, Params, from_vector, to_vector
 
-Losses = Loss | Sequence[Loss]
-Spread = Callable[[Tensor], Tensor]  # u (p,) in the unit box or ball -> displacement of the weights (n_params,)
-Heights = list[Callable[[Tensor], Tensor]]  # the loss, or its chunks, over u
-
 STATUS = ("converged", "iterations", "nonfinite")
-# what a slope points to, how far two of these agree, the nearest point inside
-BOX = (torch.sign, torch.mul, lambda u: u.clamp(-1, 1))
 
 
 class Sharpness(NamedTuple):
-    """The largest rise found, a lower bound of the largest there is."""
-
-    value: Tensor  # scalar; inf or NaN where the loss is
+    value: Tensor  # scalar: the largest rise found, at most the largest there is; inf or NaN where the loss is
     loss: Tensor  # scalar: at the centre
-    status: Tensor  # STATUS[status]: settled to 1%, still rising at the last step, a loss that is not finite
+    status: Tensor  # STATUS[status]: settled to 1%, still rising at the last step, met a loss that is not finite
     direction: Params  # from the centre to the point found
+
+
+class Average(NamedTuple):
+    value: Tensor  # scalar: mean rise
+    loss: Tensor  # scalar: at the centre
+    error: Tensor  # scalar: standard error of the mean
 
 
 @torch.no_grad()
 def box_sharpness(
-    loss: Losses,
-    params: Params,
-    radius: float,
-    *,
-    directions: Tensor | None = None,
-    start: Tensor | None = None,
-    restarts: int = 1,
-    steps: int = 15,
-    seed: int = 0,
+    loss: climb.Losses, params: Params, radius: float, *, directions=None, starts=1, steps=15, seed=0, method=climb.box
 ) -> Sharpness:
     """Keskar's sharpness: the highest loss in a small box around the weights, in percent of 1 + loss.
 
     phi = 100 (max f(x + A z) - f(x)) / (1 + f(x)) over the box |z_i| <= radius (|(A+ x)_i| + 1), A+ the pseudo-inverse
     (Keskar et al. 2017, Metric 2.1). radius: their epsilon, 1e-3 or 5e-4. directions: A (n_params, p), whose columns'
-    length matters; None is A = I, the full space. start: in half widths, [-1, 1], (p,) or (restarts, p); or by `seed`.
-    From 0 at an exact minimum nothing climbs: its slope is 0. The paper takes L-BFGS-B (`box_sharpness_lbfgs`). Here
-    each weight climbs by the sign of its slope, from face to face, and less far once its slope has turned.
+    length matters; None is A = I, the full space. starts: points in half widths, [-1, 1], (n_starts, p), or how many of
+    `seed`; not 0 at an exact minimum, where nothing climbs. The paper climbs by L-BFGS-B, as `box_sharpness_lbfgs`.
     At the minimum of a quadratic with diagonal H it is 100 radius^2 tr(H) / 2 / (1 + f): like a trace, no eigenvalue.
-    Raises ValueError for a radius < 0 or NaN, restarts or steps < 1, wrong shapes.
     """
-    spread, size = _box(params, radius, directions)
-    starts = _noise("start", start, restarts, size, params, seed, _uniform).clamp(-1, 1)
-    centre, best, status, z = _climb(_heights(loss, params, spread), starts, steps, BOX)
-    return Sharpness(100 * (best - centre) / (1 + centre), centre, status, from_vector(spread(z), params))
+    spread, size = _box(to_vector(params), climb.checked(radius), directions)
+    points = noise("starts", starts, params, seed, size=size, law=lambda rng, size: rng.uniform(-1, 1, size))
+    found = _rise(loss, params, spread, points.clamp(-1, 1), steps, method)
+    return found._replace(value=100 * found.value / (1 + found.loss))
+
+
+def box_sharpness_lbfgs(
+    loss: climb.Losses, params: Params, radius: float, *, directions=None, starts: int | Tensor = 1, steps=10, seed=0
+) -> Sharpness:
+    """`box_sharpness` as in the paper: by 10 iterations of L-BFGS-B (SciPy's), for one model, not under vmap."""
+    where = {"directions": directions, "starts": starts, "steps": steps, "seed": seed}
+    return box_sharpness(loss, params, radius, method=climb.lbfgs, **where)
 
 
 @torch.no_grad()
-def box_sharpness_lbfgs(
-    loss: Losses,
-    params: Params,
-    radius: float,
-    *,
-    directions: Tensor | None = None,
-    start: Tensor | None = None,
-    steps: int = 10,
-    seed: int = 0,
+def worst_direction(
+    loss: climb.Losses, params: Params, radius: float, *, adaptive=False, starts: int | Tensor = 1, steps=20, seed=0
 ) -> Sharpness:
-    """`box_sharpness` of one model as in the paper: `steps` iterations of L-BFGS-B (SciPy's), from a random point.
+    """The largest rise within a distance: max of L(w + e) - L(w) over ||e||_2 <= radius (Foret et al. 2021, eq. 1).
 
-    Variables in half widths, first slope scaled to a mean of 1, tolerances 0: so that no unit matters.
+    adaptive: over ||e / |w| ||_2 <= radius, which rescaling a ReLU network does not change (Kwon et al. 2021, eta = 0).
+    Projected ascent from the directions of `starts` (n_starts, n_params), or of so much noise of `seed`.
+    At a minimum with Hessian H it is radius^2 / 2 times the largest eigenvalue, nearly, as power iteration finds it.
     """
-    spread, size = _box(params, radius, directions)
-    heights = _heights(loss, params, spread)
-    z = _noise("start", start, 1, size, params, seed, _uniform)[0].clamp(-1, 1)
-    centre = best = _height(heights, torch.zeros_like(z))
-    scale, best_z = 1 / (_slope(heights, z)[0].abs().mean().item() or 1.0), torch.zeros_like(z)
-
-    def descend(u: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal best, best_z
-        here = torch.from_numpy(u.copy()).to(z)
-        slope, value = _slope(heights, here)
-        best, best_z = torch.maximum(value, best), here if value > best else best_z
-        return -scale * value.item(), -scale * slope.cpu().double().numpy()
-
-    options = {"maxiter": _at_least_one("steps", steps), "ftol": 0.0, "gtol": 0.0}
-    u = z.cpu().double().numpy()
-    result = minimize(descend, u, jac=True, method="L-BFGS-B", bounds=[(-1, 1)] * size, options=options)
-    status = torch.tensor(int(result.status != 0) if best.isfinite() else 2)
-    return Sharpness(100 * (best - centre) / (1 + centre), centre, status, from_vector(spread(best_z), params))
+    points = climb.unit(noise("starts", starts, params, seed))
+    return _rise(loss, params, _ball(params, radius, adaptive), points, steps, climb.ball)
 
 
-def _box(params: Params, radius: float, directions: Tensor | None) -> tuple[Spread, int]:
-    """From half widths of the box to displacements, and p."""
-    x, radius = to_vector(params), _radius(radius)
-    if directions is None:
+@torch.no_grad()
+def ascent_direction(
+    loss: climb.Losses, params: Params, radius: float, *, ascent: sam.Ascent = sam.ascent
+) -> Sharpness:
+    """The rise that SAM sees: L(w + e) - L(w) with e = ascent(gradient, w, radius) (Foret et al. 2021, eq. 2).
+
+    radius: in the norm of `ascent`, any of `sam_lite.sam`. 0 where the gradient is 0; close to a minimum radius^2 / 2
+    times some mean of the non-zero eigenvalues, by the side: at the least the smallest (Wen, Ma, Li 2023, theorem 4.2).
+    """
+    heights, centre = climb.landscape(loss, params, lambda u: u), torch.zeros_like(to_vector(params))
+    gradient, base = climb.slope(heights, centre)
+    direction = ascent(from_vector(gradient, params), params, climb.checked(radius))
+    value = climb.height(heights, to_vector(direction)) - base
+    return Sharpness(value, base, torch.where(value.isfinite(), 0, 2), direction)
+
+
+@torch.no_grad()
+def average_direction(
+    loss: climb.Losses, params: Params, radius: float, *, adaptive=False, samples: int | Tensor = 100, seed=0
+) -> Average:
+    """The mean rise at a distance: L(w + radius u) - L(w), over u uniform on the unit sphere, and its standard error.
+
+    adaptive: L(w + radius |w| u), entry by entry. samples: at least 2, or directions (n_samples, n_params).
+    At a minimum with Hessian H it is radius^2 / 2 times the mean eigenvalue (Wen, Ma, Li 2023, theorem 4.2).
+    """
+    points = climb.unit(noise("samples", samples, params, seed))
+    at_least("samples", len(points), 2)
+    heights = climb.landscape(loss, params, _ball(params, radius, adaptive))
+    base = climb.height(heights, torch.zeros_like(points[0]))
+    rises = torch.stack([climb.height(heights, u) for u in points]) - base
+    return Average(rises.mean(), base, rises.std() / len(points) ** 0.5)
+
+
+def m_sharpness(losses: Sequence[Loss], params: Params, radius: float, *, measure=worst_direction) -> Tensor:
+    """Mean over batches of m, each a loss with its own worst point (Foret et al. 2021). measure: any function above."""
+    at_least("the number of losses", len(losses), 1)
+    return torch.stack([measure(loss, params, radius).value for loss in losses]).mean()
+
+
+@torch.no_grad()
+def box_flatness(outputs: Callable[[Params], Tensor], params: Params, tolerance: float) -> tuple[Tensor, Params]:
+    """Description length B of the weights, small if flat, and half widths of their box (Hochreiter & Schmidhuber 1997).
+
+    outputs: the K outputs for one input, not a loss. In the box sum_k (change of output k)^2 <= tolerance, to first
+    order, with equal shares of all weights: with J = d outputs / dw, s_i^2 = sum_k J_ki^2, S = sum_k (sum_i |J_ki| / s_i)^2
+    the widths are (tolerance / S)^1/2 / s_i and B = (-n log tolerance + sum_i log s_i^2 + n log S) / 2, minus the sum
+    of their logarithms. A weight without influence has width inf and no part in B.
+    """
+    at_least("tolerance", tolerance, 0)
+    jacobian = jacrev(lambda x: outputs(from_vector(x, params)).flatten())(to_vector(params))  # (K, n_params)
+    influence = torch.linalg.vector_norm(jacobian, dim=0)
+    shares = torch.where(influence == 0, 0, jacobian.abs() / influence).sum(1)
+    widths = tolerance**0.5 / (influence * torch.linalg.vector_norm(shares))
+    return -torch.where(influence == 0, 0, widths.log()).sum(), from_vector(widths, params)
+
+
+def _rise(loss: climb.Losses, params: Params, spread: climb.Spread, starts: Tensor, steps: int, method) -> Sharpness:
+    u, best, base, status = climb.search(climb.landscape(loss, params, spread), starts, steps, method)
+    return Sharpness(best - base, base, status, from_vector(spread(u), params))
+
+
+def _ball(params: Params, radius: float, adaptive: bool) -> climb.Spread:
+    size = climb.checked(radius) * (to_vector(params).abs() if adaptive else 1)
+    return lambda u: size * u
+
+
+def _box(x: Tensor, radius: float, directions: Tensor | None) -> tuple[climb.Spread, int]:
+    if directions is None:  # u in half widths of the box -> displacement; p
         return lambda u: radius * (x.abs() + 1) * u, len(x)
     if directions.ndim != 2 or len(directions) != len(x):
         raise ValueError(f"directions must have shape (n_params, p) = ({len(x)}, p), got {tuple(directions.shape)}")
     directions = directions.to(x)
     half = radius * ((torch.linalg.pinv(directions) @ x).abs() + 1)
     return lambda u: directions @ (half * u), directions.shape[1]
-
-
-def _heights(loss: Losses, params: Params, spread: Spread) -> Heights:
-    x, parts = to_vector(params), [loss] if callable(loss) else list(loss)
-    return [lambda u, part=part: part(from_vector(x + spread(u), params)) for part in parts]
-
-
-def _height(heights: Heights, u: Tensor) -> Tensor:
-    return sum(height(u) for height in heights) / len(heights)
-
-
-def _slope(heights: Heights, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient (p,) and value of the mean height."""
-    slope = value = 0
-    for height in heights:
-        one, here = grad_and_value(height)(u)
-        slope, value = slope + one / len(heights), value + here / len(heights)
-    return slope, value
-
-
-def _climb(heights: Heights, starts: Tensor, steps: int, shape: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Best of the projected ascents from starts (n, p): height of the centre, best height, status, best point (p,)."""
-    best_u = torch.zeros_like(starts[0])
-    centre = best = _height(heights, best_u)
-    settled = centre.isfinite()
-    for start in starts:
-        high, before, u = _climb_from(start, centre, heights, steps, *shape)
-        settled = torch.where(high > best, before - centre >= 0.99 * (high - centre), settled)
-        best_u, best = torch.where(high > best, u, best_u), torch.maximum(high, best)
-    return centre, best, torch.where(best.isfinite(), (~settled).long(), 2), best_u
-
-
-def _climb_from(u: Tensor, best: Tensor, heights: Heights, steps: int, towards, agree, project):
-    """Best height, best before the last step, best point. Steps begin 2 long, the width of the box."""
-    best_u, step, last = torch.zeros_like(u), torch.full_like(u, 2.0), torch.zeros_like(u)
-    for _ in range(_at_least_one("steps", steps)):
-        slope, value = _slope(heights, u)
-        best_u, best = torch.where(value > best, u, best_u), torch.maximum(value, best)
-        now = towards(slope)
-        step = torch.where(agree(now, last) < 0, 0.7 * step, (1.2 * step).clamp(max=2.0))
-        u, last = project(u + step * now), now
-    value = _height(heights, u)
-    return torch.maximum(value, best), best, torch.where(value > best, u, best_u)
-
-
-def _uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    return rng.uniform(-1, 1, shape)
-
-
-def _noise(name: str, given: Tensor | None, rows: int, size: int, params: Params, seed: int, draw: Callable) -> Tensor:
-    """What was given, or drawn (NumPy's: under vmap torch refuses to draw), as (rows, size) beside the parameters."""
-    like = next(iter(params.values()))
-    if given is None:
-        given = torch.from_numpy(draw(np.random.default_rng(seed), (_at_least_one("restarts", rows), size)))
-    if given.ndim not in (1, 2) or given.shape[-1] != size:
-        raise ValueError(f"{name} must have shape ({size},) or (rows, {size}), got {tuple(given.shape)}")
-    return given.to(like.device, like.dtype).reshape(-1, size)
-
-
-def _radius(radius: float | Tensor) -> float | Tensor:
-    if not isinstance(radius, Tensor) and not (isinstance(radius, int | float) and 0 <= radius < float("inf")):
-        raise ValueError(f"radius must be a finite number >= 0, got {radius!r}")
-    return radius
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be >= 1, got {value}")
-    return value

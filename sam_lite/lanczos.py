@@ -1,0 +1,50 @@
+"""A large symmetric matrix in a few dimensions, from its products with vectors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sam_lite.noise import noise
+
+
+def lanczos(
+    product: Callable[[Tensor], Tensor], start: Tensor, steps: int, k: int = 1, tol: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues ascending (steps,), eigenvectors in columns (steps, steps), and the basis they are in (steps, n).
+
+    product: v -> A v for v (n,). A is projected on an orthonormal basis grown from `start`, each vector what A times
+    the last adds to it: there A is tridiagonal (Lanczos 1950). Orthogonalized twice against the whole basis.
+    Once the basis spans an invariant space, A v adds nothing: it goes on with noise, and the matrix falls into blocks.
+    So repeated eigenvalues are found, nothing is divided by zero, and without branches it maps. NaN for a matrix that
+    is not finite, while those beside it go on. tol > 0 stops early, see `top_eigenvalues`; not under vmap.
+    """
+    spare, v = noise("", 1, {"": start}, seed=1)[0], start / torch.linalg.vector_norm(start)
+    w = product(v)
+    basis, matrix = w.new_zeros(steps, len(v)), w.new_zeros(steps, steps)
+    for j in range(steps):
+        basis[j].copy_(v)
+        known = basis[: j + 1]
+        overlaps = known @ w
+        matrix[j, j].copy_(overlaps[j])
+        rest = w - overlaps @ known
+        stuck = torch.linalg.vector_norm(rest) <= torch.finfo(w.dtype).eps * torch.linalg.vector_norm(w)
+        rest = torch.where(stuck, spare.roll(j), rest)
+        rest = rest - (known @ rest) @ known
+        length = torch.linalg.vector_norm(rest)
+        beta = torch.where(stuck, 0, length)
+        if tol > 0 and j + 1 >= k:
+            values, mixes = _eigh(matrix[: j + 1, : j + 1].cpu())  # |A x - value x| = beta |last entry of x|
+            if (beta.cpu() * mixes[-1, -k:].abs() <= tol * values[-k:].abs()).all():
+                return values.to(w), mixes.to(w), known
+        if j + 1 < steps:
+            matrix[j + 1, j].copy_(beta)  # `eigh` reads the lower half
+            v = rest / length
+            w = product(v)
+    return *_eigh(matrix), basis
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    finite = matrix.isfinite().all()
+    values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0))
+    return torch.where(finite, values, torch.nan), torch.where(finite, vectors, torch.nan)
