@@ -56,27 +56,28 @@ def search(heights: Heights, starts: Tensor, steps: int, method: Climb) -> tuple
 
 
 def box(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Every entry steps by the sign of its slope, at first from face to face, shorter once the sign has changed."""
-    return _ascend(heights, u, base, steps, lambda g: 2 * g.sign(), torch.mul, lambda u: u.clamp(-1, 1))
+    """Steps along the slope that triple, until every entry goes by its sign from face to face; shorter once it turns."""
+
+    def step(g: Tensor, t: int) -> Tensor:
+        size = g.abs().mean()
+        return (0.25 * 3.0 ** min(t, 30) * g / size.masked_fill(size == 0, 1)).clamp(-2, 2)
+
+    return _ascend(heights, u, base, steps, step, torch.mul, lambda u: u.clamp(-1, 1))
 
 
 def ball(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps along the slope, at first twice through the ball, shorter once two slopes oppose; then back to the ball."""
-    return _ascend(
-        heights, u, base, steps, lambda g: 4 * unit(g), torch.dot, lambda u: unit(u) * length(u).clamp(max=1)
-    )
+    """Steps along the slope, twice through the ball and back to its surface; shorter once two slopes oppose."""
+    return _ascend(heights, u, base, steps, lambda g, t: 4 * unit(g), torch.dot, lambda u: u / length(u).clamp(min=1))
 
 
-def _ascend(
-    heights: Heights, u: Tensor, base: Tensor, steps: int, towards, agree, project
-) -> tuple[Tensor, Tensor, Tensor]:
+def _ascend(heights: Heights, u: Tensor, base: Tensor, steps: int, towards, agree, project):
     """Projected ascent without branches, so that it maps. Keeps the best point; the step grows again by and by."""
     point, best, size, last = torch.zeros_like(u), base, torch.ones_like(u), torch.zeros_like(u)
-    for _ in range(steps):
+    for t in range(steps):
         up, high = slope(heights, u)
         point, best = torch.where(high > best, u, point), torch.maximum(high, best)
-        step = towards(up)
-        size = torch.where(agree(step, last) < 0, 0.7 * size, (1.2 * size).clamp(max=1))
+        step = towards(up, t)
+        size = torch.where(agree(step, last) < 0, 0.7 * size, (1.1 * size).clamp(max=1))
         u, last = project(u + size * step), step
     high = height(heights, u)
     settled = best - base >= 0.99 * (high - base)

@@ -14,23 +14,25 @@ def lanczos(
     """Eigenvalues ascending (steps,), eigenvectors in columns (steps, steps), and the basis they are in (steps, n).
 
     product: v -> A v for v (n,). A is projected on an orthonormal basis grown from `start`, each vector what A times
-    the last adds to it: there A is tridiagonal (Lanczos 1950). Orthogonalized twice against the whole basis.
+    the last adds to it: there A is tridiagonal (Lanczos 1950). Orthogonalized again and again: rounding undoes it.
     Once the basis spans an invariant space, A v adds nothing: it goes on with noise, and the matrix falls into blocks.
     So repeated eigenvalues are found, nothing is divided by zero, and without branches it maps. NaN for a matrix that
     is not finite, while those beside it go on. tol > 0 stops early, see `top_eigenvalues`; not under vmap.
     """
     spare, v = noise("", 1, {"": start}, seed=1)[0], start / torch.linalg.vector_norm(start)
     w = product(v)
-    basis, matrix = w.new_zeros(steps, len(v)), w.new_zeros(steps, steps)
+    basis, matrix, scale = w.new_zeros(steps, len(v)), w.new_zeros(steps, steps), w.new_zeros(())
     for j in range(steps):
         basis[j].copy_(v)
         known = basis[: j + 1]
         overlaps = known @ w
         matrix[j, j].copy_(overlaps[j])
         rest = w - overlaps @ known
-        stuck = torch.linalg.vector_norm(rest) <= torch.finfo(w.dtype).eps * torch.linalg.vector_norm(w)
+        scale = torch.maximum(scale, torch.linalg.vector_norm(w))
+        stuck = torch.linalg.vector_norm(rest) <= 10 * torch.finfo(w.dtype).eps * scale  # only rounding is left
         rest = torch.where(stuck, spare.roll(j), rest)
-        rest = rest - (known @ rest) @ known
+        for _ in range(2):
+            rest = rest - (known @ rest) @ known
         length = torch.linalg.vector_norm(rest)
         beta = torch.where(stuck, 0, length)
         if tol > 0 and j + 1 >= k:

@@ -62,12 +62,12 @@ def box_sharpness_lbfgs(
 
 @torch.no_grad()
 def worst_direction(
-    loss: climb.Losses, params: Params, radius: float, *, adaptive=False, starts: int | Tensor = 1, steps=20, seed=0
+    loss: climb.Losses, params: Params, radius: float, *, adaptive=False, starts: int | Tensor = 3, steps=20, seed=0
 ) -> Sharpness:
     """The largest rise within a distance: max of L(w + e) - L(w) over ||e||_2 <= radius (Foret et al. 2021, eq. 1).
 
     adaptive: over ||e / |w| ||_2 <= radius, which rescaling a ReLU network does not change (Kwon et al. 2021, eta = 0).
-    Projected ascent from the directions of `starts` (n_starts, n_params), or of so much noise of `seed`.
+    Projected ascent from the directions of `starts` (n_starts, n_params), or of so much noise of `seed`: more find more.
     At a minimum with Hessian H it is radius^2 / 2 times the largest eigenvalue, nearly, as power iteration finds it.
     """
     points = climb.unit(noise("starts", starts, params, seed))

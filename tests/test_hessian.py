@@ -1,73 +1,429 @@
 """Lanczos and its relatives against dense float64 Hessians and closed forms."""
 
+import math
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.func import vmap
+from torch.func import grad, vmap
 
-from sam_lite.hessian import hvp, top_eigenvalues
-from sam_lite.params import loss_of, params_of, stack, to_vector
+from sam_lite.hessian import dense, hvp, spectral_density, top_eigenvalues, trace
+from sam_lite.lanczos import lanczos
+from sam_lite.noise import noise
+from sam_lite.params import add, count, from_vector, loss_of, member, params_of, stack, to_vector
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def net_of(*layers, seed=0, dtype=torch.float64):
+    """A model with weights of N(0, 1)."""
+    model = nn.Sequential(*layers).to(dtype)
+    for i, p in enumerate(model.parameters()):
+        p.data = random(*p.shape, seed=100 * seed + i, dtype=dtype)
+    return model
 
 
 def tanh_net(seed=0, dtype=torch.float64):
-    """A net of 19 weights and its loss on 12 points."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1, bias=True))[:3]
-        model.append(nn.Linear(2, 1, bias=False)).to(dtype)
-    x = torch.randn(12, 2, generator=generator(seed), dtype=dtype)
-    y = torch.randn(12, 1, generator=generator(9), dtype=dtype)
-    return model, loss_of(model, x, y, nn.functional.mse_loss)
+    """A model of 19 weights and its loss on 12 points."""
+    model = net_of(
+        nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1, bias=False), seed=seed, dtype=dtype
+    )
+    x, y = random(12, 2, seed=seed, dtype=dtype), random(12, 1, seed=9, dtype=dtype)
+    return params_of(model), loss_of(model, x, y, nn.functional.mse_loss)
 
 
-def dense_of(loss, params):
-    """The Hessian of `loss` in float64, by torch.autograd."""
+def relu_net(n_points=40, dtype=torch.float64):
+    """Data, a model of 131 weights with two kinks on the way, and its loss."""
+    model = net_of(
+        nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3, bias=True), seed=3, dtype=dtype
+    )
+    x, y = random(n_points, 6, seed=1, dtype=dtype), torch.arange(n_points) % 3
+    return model, x, y, loss_of(model, x, y)
+
+
+def autograd_hessian(loss, params):
+    """The Hessian, (n_params, n_params), in float64 by torch.autograd."""
     params = {name: p.double() for name, p in params.items()}
-
-    def flat(*tensors):
-        return loss(dict(zip(params, tensors, strict=True)))
-
-    blocks = torch.autograd.functional.hessian(flat, tuple(params.values()))
-    rows = [
-        torch.cat([b.reshape(p.numel(), -1) for b in row], 1) for p, row in zip(params.values(), blocks, strict=True)
-    ]
-    return torch.cat(rows)
+    blocks = torch.autograd.functional.hessian(
+        lambda *tensors: loss(dict(zip(params, tensors, strict=True))), tuple(params.values())
+    )
+    sizes = [p.numel() for p in params.values()]
+    return torch.cat([torch.cat([b.reshape(n, -1) for b in row], 1) for n, row in zip(sizes, blocks, strict=True)])
 
 
-def quadratic(*curvatures):
-    h = torch.tensor(curvatures, dtype=torch.float64)
-    return lambda p: 0.5 * (h * p["w"] ** 2).sum()
+def quadratic(*curvatures, dtype=torch.float64):
+    """sum h w^2 / 2 and a point: the Hessian is diag(h) everywhere."""
+    h = torch.tensor(curvatures, dtype=dtype)
+    return {"w": torch.ones(len(h), dtype=dtype)}, lambda p: 0.5 * (h * p["w"] ** 2).sum()
 
 
-def test_19_weights_against_the_dense_hessian():
-    model, loss = tanh_net()
-    params = params_of(model)
-    expected = torch.linalg.eigvalsh(dense_of(loss, params)).flip(0)
-    assert len(expected) == 19 and expected[-1] < 0
+def close(a, b, tol=1e-10):
+    torch.testing.assert_close(a, b, rtol=tol, atol=tol)
+
+
+def test_hvp_and_dense_are_those_of_autograd():
+    params, loss = tanh_net(1)
+    expected = autograd_hessian(loss, params)
+    close(dense(loss, params), expected, 1e-13)
+    v = from_vector(random(19, seed=3), params)
+    close(to_vector(hvp(loss, params)(v)), expected @ to_vector(v), 1e-13)
+
+
+def test_hessian_of_a_convolution_with_group_norm():
+    layers = nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 2)
+    model = net_of(*layers)
+    params, loss = params_of(model), loss_of(model, random(5, 1, 6, 6), torch.tensor([0, 1, 0, 1, 1]))
+    expected = autograd_hessian(loss, params)
+    close(dense(loss, params), expected)
+    close(
+        vmap(lambda p: top_eigenvalues(loss, p, steps=82).values)(stack([params] * 2))[1, 0],
+        torch.linalg.eigvalsh(expected)[-1],
+    )
+
+
+# Lanczos
+
+
+def test_all_of_19_eigenvalues_in_order():
+    params, loss = tanh_net()
+    expected = torch.linalg.eigvalsh(autograd_hessian(loss, params)).flip(0)
     found = top_eigenvalues(loss, params, k=19)
-    torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-12)
-    assert found.residuals.max() < 1e-11
+    close(found.values, expected, 1e-12)
+    assert found.residuals.max() < 1e-11 and expected[-1] < 0
 
 
-@pytest.mark.parametrize("curvatures", [(1, 4), (0, 0, 0), (1, 1, 1), (5, 5, 1, 0), (-7, -1, -2)])
-def test_breakdown_gives_repeated_and_zero_eigenvalues(curvatures):
-    loss, n = quadratic(*curvatures), len(curvatures)
-    expected = torch.tensor(sorted(curvatures, reverse=True), dtype=torch.float64)
-    one = {"w": torch.ones(n, dtype=torch.float64)}
-    found = top_eigenvalues(loss, one, k=n)
-    torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-13)
-    mapped = vmap(lambda p: top_eigenvalues(loss, p, k=n))(stack([one] * 3))
-    torch.testing.assert_close(mapped.values, expected.expand(3, n), rtol=0, atol=1e-13)
-    assert mapped.residuals.max() < 1e-13
-
-
-def test_hvp_is_the_dense_product():
-    model, loss = tanh_net(1)
+def test_top_five_of_a_relu_net_with_their_vectors():
+    model, _, _, loss = relu_net()
     params = params_of(model)
-    v = {name: torch.randn(p.shape, generator=generator(3), dtype=p.dtype) for name, p in params.items()}
-    expected = dense_of(loss, params) @ to_vector(v)
-    torch.testing.assert_close(to_vector(hvp(loss, params)(v)), expected, rtol=1e-12, atol=1e-12)
+    hessian = autograd_hessian(loss, params)
+    expected = torch.linalg.eigvalsh(hessian).flip(0)[:5]
+    found = top_eigenvalues(loss, params, k=5, steps=60)
+    close(found.values, expected, 1e-9)
+    vectors = torch.stack([to_vector(member(found.vectors, i)) for i in range(5)])
+    assert {name: v.shape[1:] for name, v in found.vectors.items()} == {name: p.shape for name, p in params.items()}
+    close(vectors @ vectors.T, torch.eye(5, dtype=torch.float64), 1e-12)
+    close(found.residuals, torch.linalg.vector_norm(vectors @ hessian - found.values[:, None] * vectors, dim=1))
+
+
+def test_residual_says_how_far_a_value_may_be_off():
+    model, _, _, loss = relu_net()
+    params = params_of(model)
+    spectrum = torch.linalg.eigvalsh(autograd_hessian(loss, params))
+    for steps in (3, 6, 12):
+        found = top_eigenvalues(loss, params, k=3, steps=steps)
+        off = (spectrum - found.values[:, None]).abs().amin(1)
+        assert (off <= found.residuals + 1e-12).all() and found.residuals.max() > 1e-6
+        assert (found.values <= spectrum.flip(0)[:3] + 1e-12).all()
+
+
+def test_largest_by_value_not_by_magnitude():
+    params, loss = quadratic(-9, -4, 1, 3)
+    close(top_eigenvalues(loss, params, k=2).values, torch.tensor([3.0, 1.0], dtype=torch.float64))
+
+
+def test_more_steps_than_weights_change_nothing():
+    params, loss = tanh_net()
+    exact, more = (top_eigenvalues(loss, params, k=3, steps=steps).values for steps in (19, 500))
+    assert torch.equal(exact, more)
+
+
+@pytest.mark.parametrize("curvatures", [(1, 4), (0, 0, 0), (1, 1, 1), (5, 5, 1, 0), (-7, -1, -2), (3,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_breakdown_gives_repeated_and_zero_eigenvalues(curvatures, dtype):
+    params, loss = quadratic(*curvatures, dtype=dtype)
+    n, tol = len(curvatures), 20 * torch.finfo(dtype).eps
+    expected = torch.tensor(sorted(curvatures, reverse=True), dtype=dtype)
+    for start in (None, torch.eye(n)[0]):  # an eigenvector spans an invariant space alone
+        found = top_eigenvalues(loss, params, k=n, start=start)
+        close(found.values, expected, tol)
+        mapped = vmap(lambda p, start=start: top_eigenvalues(loss, p, k=n, start=start))(stack([params] * 3))
+        close(mapped.values, expected.expand(3, n), tol)
+        assert max(found.residuals.max(), mapped.residuals.max()) < 5 * tol
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_eigenvalue_of_matrices_of_any_rank(dtype):
+    """Rank-deficient ones, with repeated or tiny eigenvalues: the basis breaks down on the way and stays orthonormal."""
+    for seed in range(40):
+        n, rank = 3 + seed, seed % 7 + 1 if seed % 2 else 2 + seed // 2
+        values = torch.zeros(n, dtype=torch.float64)
+        values[:rank] = (
+            random(rank, seed=seed).round() if seed % 3 else random(rank, seed=seed) * 10.0 ** (seed % 5 - 3)
+        )
+        q = torch.linalg.qr(random(n, n, seed=seed))[0]
+        matrix = (q * values @ q.T if seed % 4 else values.diag()).to(dtype)
+        found, mixes, basis = lanczos(lambda v, a=matrix: a @ v, random(n, seed=1, dtype=dtype), n)
+        eps, size = torch.finfo(dtype).eps, values.abs().max()
+        torch.testing.assert_close(found.double(), values.sort()[0], rtol=0, atol=100 * eps * size.item())
+        torch.testing.assert_close(basis @ basis.T, torch.eye(n, dtype=dtype), rtol=0, atol=50 * eps)
+        vectors = mixes.T @ basis
+        torch.testing.assert_close(vectors @ matrix, found[:, None] * vectors, rtol=0, atol=100 * eps * size.item())
+
+
+def test_float32_basis_stays_orthonormal():
+    model, x, y, loss = relu_net(dtype=torch.float32)
+    params = params_of(model)
+    product = lambda v: to_vector(hvp(loss, params)(from_vector(v, params)))  # noqa: E731
+    _, _, basis = lanczos(product, random(131, dtype=torch.float32), 100)
+    close(basis @ basis.T, torch.eye(100), 3e-6)
+    found = top_eigenvalues(loss, params, k=5, steps=100)
+    spectrum = torch.linalg.eigvalsh(autograd_hessian(loss_of(model.double(), x.double(), y), params)).flip(0)
+    torch.testing.assert_close(found.values.double(), spectrum[:5], rtol=1e-5, atol=0)
+    assert found.values.dtype == torch.float32
+
+
+def test_starts_agree_and_the_start_is_an_argument():
+    params, loss = tanh_net()
+    close(top_eigenvalues(loss, params, start=random(19, seed=5)).values, top_eigenvalues(loss, params, seed=7).values)
+    few = [top_eigenvalues(loss, params, steps=2, seed=seed).values.item() for seed in (0, 0, 1)]
+    assert few[0] == few[1] != few[2]
+    by_hand = top_eigenvalues(loss, params, steps=2, start=noise("", 1, params, 1)[0]).values.item()
+    assert by_hand == few[2]
+
+
+def test_tol_stops_as_soon_as_the_residual_allows():
+    model, _, _, loss = relu_net()
+    params = params_of(model)
+    calls = []
+
+    def counted(v):
+        calls.append(1)
+        return to_vector(hvp(loss, params)(from_vector(v, params)))
+
+    used = []
+    for tol in (1e-2, 1e-4, 0.0):
+        calls.clear()
+        lanczos(counted, random(131), 100, k=2, tol=tol)
+        used.append(len(calls))
+        found = top_eigenvalues(loss, params, k=2, steps=100, tol=tol)
+        assert (found.residuals <= max(tol, 1e-12) * found.values * (1 + 1e-6)).all()
+    assert used[0] < used[1] < used[2] == 100
+    one_less = top_eigenvalues(loss, params, k=2, steps=used[1] - 1, start=random(131))
+    assert (one_less.residuals > 1e-4 * one_less.values).any()
+
+
+def test_tol_cannot_be_used_under_vmap():
+    params, loss = tanh_net()
+    with pytest.raises(RuntimeError, match="data-dependent control flow"):
+        vmap(lambda p: top_eigenvalues(loss, p, tol=1e-3).values)(stack([params] * 2))
+
+
+# many models, much data
+
+
+def test_everything_maps_over_an_ensemble():
+    models = [tanh_net(seed)[0] for seed in range(3)]
+    _, loss = tanh_net()
+    for measure in (
+        lambda p: top_eigenvalues(loss, p, k=3, steps=8),
+        lambda p: trace(loss, p, probes=5),
+        lambda p: spectral_density(loss, p, steps=6, probes=2, points=20),
+        lambda p: dense(loss, p),
+    ):
+        mapped = vmap(measure, chunk_size=2)(stack(models))
+        for i, params in enumerate(models):
+            alone = measure(params)
+            pairs = zip(mapped, alone, strict=True) if isinstance(alone, tuple) else [(mapped, alone)]
+            for many, one in pairs:
+                many, one = (member(many, i), one) if isinstance(one, dict) else ({"": many[i]}, {"": one})
+                for name in one:
+                    close(many[name], one[name], 1e-9)
+
+
+def test_a_diverged_model_does_not_spoil_its_neighbours():
+    good, loss = tanh_net()
+    bad = {name: torch.full_like(p, torch.nan) for name, p in good.items()}
+    mapped = vmap(lambda p: top_eigenvalues(loss, p, k=2))(stack([bad, good]))
+    assert mapped.values[0].isnan().all() and mapped.residuals[0].isnan().all()
+    close(mapped.values[1], top_eigenvalues(loss, good, k=2).values)
+    density = vmap(lambda p: spectral_density(loss, p, steps=5, probes=2))(stack([bad, good]))
+    assert density.nodes[0].isnan().all() and density.values[1].isfinite().all()
+    assert top_eigenvalues(loss, bad).values.isnan().all() and trace(loss, bad).mean.isnan()
+
+
+def test_a_list_of_losses_means_their_mean():
+    model, x, y, loss = relu_net()
+    params, chunks = params_of(model), [loss_of(model, x[i::4], y[i::4]) for i in range(4)]
+    close(dense(chunks, params), dense(loss, params), 1e-12)
+    close(top_eigenvalues(chunks, params, k=2).values, top_eigenvalues(loss, params, k=2).values)
+    close(trace(tuple(chunks), params).mean, trace(loss, params).mean)
+    close(spectral_density(chunks, params, steps=5).weights, spectral_density(loss, params, steps=5).weights)
+    mapped = vmap(lambda p: top_eigenvalues(chunks, p).values)(stack([params] * 2))
+    close(mapped[1], top_eigenvalues(loss, params).values)
+
+
+# trace and density
+
+
+def test_trace_comes_with_its_standard_error():
+    params, loss = tanh_net()
+    hessian = autograd_hessian(loss, params)
+    signs = random(50, 19, seed=2)
+    found = trace(loss, params, probes=signs)
+    samples = np.array([(v @ hessian @ v).item() for v in signs.sign()])
+    close(found.mean, torch.tensor(samples.mean()))
+    close(found.error, torch.tensor(samples.std(ddof=1) / math.sqrt(50)))
+    misses = [
+        (trace(loss, params, seed=seed).mean - hessian.trace()) / trace(loss, params, seed=seed).error
+        for seed in range(50)
+    ]
+    assert sum(abs(miss) < 2 for miss in misses) >= 42 and max(map(abs, misses)) < 4
+
+
+def test_trace_of_a_diagonal_hessian_is_exact():
+    params, loss = quadratic(1, 4, -2)
+    found = trace(loss, params, probes=2)
+    assert found.mean == 3 and found.error == 0
+
+
+def test_density_of_diag_1_4_is_half_and_half():
+    params, loss = quadratic(1, 4)
+    found = spectral_density(loss, params, probes=3)
+    close(found.nodes, torch.tensor([[1.0, 4.0]] * 3, dtype=torch.float64), 1e-13)
+    close(found.weights, torch.full((3, 2), 1 / 6, dtype=torch.float64), 1e-13)
+    assert torch.trapezoid(found.values[found.grid < 2.5], found.grid[found.grid < 2.5]).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 40])
+def test_density_is_one_and_carries_the_moments(steps):
+    params, loss = tanh_net()
+    hessian = autograd_hessian(loss, params)
+    found = spectral_density(loss, params, steps=steps, probes=6, seed=1)
+    assert found.weights.shape == found.nodes.shape == (6, min(steps, 19))
+    assert (
+        not found.weights.is_complex() and (found.weights >= 0).all() and found.weights.sum().item() == pytest.approx(1)
+    )
+    assert torch.trapezoid(found.values, found.grid).item() == pytest.approx(1, abs=1e-5)
+    signs = noise("", 6, params, seed=1).sign()
+    first = torch.stack([v @ hessian @ v for v in signs]).mean() / 19  # a quadrature with m nodes is exact to 2m - 1
+    close((found.weights * found.nodes).sum(), first, 1e-9)
+    if steps > 1:
+        third = torch.stack([v @ hessian @ hessian @ hessian @ v for v in signs]).mean() / 19
+        close((found.weights * found.nodes**3).sum(), third, 1e-9)
+
+
+def test_density_of_all_coordinates_is_the_spectrum():
+    """With the unit vectors as probes, were they signs, it is exact; averaged over many signs it comes near."""
+    params, loss = tanh_net()
+    spectrum = torch.linalg.eigvalsh(autograd_hessian(loss, params))
+    found = spectral_density(loss, params, steps=19, probes=150)
+    for cut in [(a + b) / 2 for a, b in pairwise(spectrum) if b - a > 0.02]:
+        assert found.weights[found.nodes < cut].sum().item() == pytest.approx(
+            (spectrum < cut).double().mean().item(), abs=0.03
+        )
+
+
+def test_smoothing_does_not_depend_on_the_scale_of_the_loss():
+    params, loss = tanh_net()
+    one, thousand = (spectral_density(lambda p, c=c: c * loss(p), params, steps=10, points=50) for c in (1, 1024))
+    close(thousand.grid, 1024 * one.grid)
+    close(thousand.values, one.values / 1024)
+    flat = spectral_density(*reversed(quadratic(0, 0)))
+    assert torch.trapezoid(flat.values, flat.grid).item() == pytest.approx(1, abs=1e-5)
+
+
+# traps
+
+
+def test_a_parameter_that_takes_no_part_is_a_block_of_zeros():
+    params, loss = tanh_net()
+    spare = {"unused": random(3)} | params | {"last": random(2, 2)}
+    hessian = dense(loss, spare)
+    close(hessian[3:22, 3:22], autograd_hessian(loss, params))
+    hessian[3:22, 3:22] = 0
+    assert hessian.shape == (26, 26) and (hessian == 0).all()
+    found = top_eigenvalues(loss, spare, k=26)
+    assert (found.values.abs() < 1e-12).sum() >= 7
+    close(found.values[0], top_eigenvalues(loss, params).values[0])
+    linear = top_eigenvalues(lambda p: p["unused"].sum(), spare, k=2)
+    assert (linear.values == 0).all() and (linear.residuals == 0).all()
+
+
+def test_attention_has_a_hessian():
+    q, x = random(6, 4), random(2, 3, 5, 6)
+
+    def loss(p):
+        return nn.functional.scaled_dot_product_attention(x @ p["q"], x @ q, x @ q).square().mean()
+
+    params = {"q": random(6, 4, seed=1)}
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        expected = autograd_hessian(loss, params)
+    close(dense(loss, params), expected)
+    close(top_eigenvalues(loss, params).values[0], torch.linalg.eigvalsh(expected)[-1])
+    assert torch.backends.cuda.flash_sdp_enabled()  # and the kernels are as they were
+
+
+def test_finite_differences_are_wrong_for_relu_and_this_is_not():
+    """A difference of gradients across a kink grows as 1 / h; with tanh it is fine."""
+    model, _, _, loss = relu_net(400)
+    params, tanh_params, tanh_loss = params_of(model), *tanh_net()
+
+    def difference(loss, params, v, h):
+        ahead, behind = (to_vector(grad(loss)(add(params, from_vector(v, params), s * h))) for s in (1, -1))
+        return (ahead - behind) / (2 * h)
+
+    def error(loss, params, h):
+        v = random(count(params), seed=8)
+        exact = to_vector(hvp(loss, params)(from_vector(v, params)))
+        close(exact, autograd_hessian(loss, params) @ v)
+        return (
+            torch.linalg.vector_norm(difference(loss, params, v, h) - exact) / torch.linalg.vector_norm(exact)
+        ).item()
+
+    assert error(tanh_loss, tanh_params, 1e-3) < 1e-4 and error(loss, params, 1e-3) > 0.1
+
+
+def test_twice_is_the_same_and_nothing_else_is_touched():
+    model = net_of(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.0), nn.Linear(4, 2)).train()
+    x, y = random(8, 3), torch.arange(8) % 2
+    nn.functional.cross_entropy(model(x), y).backward()
+    kept = [p.grad.clone() for p in model.parameters()], {n: b.clone() for n, b in model.state_dict().items()}
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    params, loss = dict(model.named_parameters()), loss_of(model, x, y)
+
+    for measure in (
+        lambda: top_eigenvalues(loss, params, k=2)[::2],
+        lambda: trace(loss, params),
+        lambda: spectral_density(loss, params),
+        lambda: [dense(loss, params)],
+        lambda: [hvp(loss, params)(params_of(model))["0.weight"]],
+    ):
+        first, second = measure(), measure()
+        assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(first, second, strict=True))
+    assert model.training and all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), kept[0], strict=True))
+    assert all(torch.equal(b, kept[1][n]) for n, b in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda p, loss: top_eigenvalues(loss, p, k=0), "k must be between 1 and the number of parameters, 19, got 0"),
+        (
+            lambda p, loss: top_eigenvalues(loss, p, k=20),
+            "k must be between 1 and the number of parameters, 19, got 20",
+        ),
+        (lambda p, loss: top_eigenvalues(loss, p, k=5, steps=4), "steps must be at least 5, got 4"),
+        (lambda p, loss: top_eigenvalues(loss, p, steps=0), "steps must be at least 1, got 0"),
+        (
+            lambda p, loss: top_eigenvalues(loss, p, start=torch.ones(18)),
+            r"start must have shape \(n, 19\).* got \(1, 18\)",
+        ),
+        (lambda p, loss: top_eigenvalues([], p), "the number of losses must be at least 1, got 0"),
+        (lambda p, loss: trace(loss, p, probes=1), "probes must be at least 2, got 1"),
+        (lambda p, loss: trace(loss, p, probes=0), "probes must be at least 1, got 0"),
+        (lambda p, loss: trace(loss, p, probes=torch.ones(19)), r"probes must have shape \(n, 19\).* got \(19,\)"),
+        (lambda p, loss: spectral_density(loss, p, steps=0), "steps must be at least 1, got 0"),
+        (lambda p, loss: spectral_density(loss, p, probes=0), "probes must be at least 1, got 0"),
+        (lambda p, loss: spectral_density(loss, p, width=0.0), "width must be at least 1e-06, got 0.0"),
+        (lambda p, loss: spectral_density(loss, p, width=math.nan), "width must be at least 1e-06, got nan"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*tanh_net())

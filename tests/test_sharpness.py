@@ -1,32 +1,114 @@
-"""Every notion of sharpness on quadratics, where its value is known."""
+"""Every notion of sharpness against closed forms: quadratics, linear losses, and what rescaling must not change."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
-from torch.func import vmap
+from torch import nn
+from torch.func import functional_call, vmap
 
-from sam_lite.params import stack
-from sam_lite.sharpness import STATUS, box_sharpness, box_sharpness_lbfgs
+from sam_lite import climb, sam
+from sam_lite.hessian import top_eigenvalues
+from sam_lite.params import add, from_vector, loss_of, params_of, stack, to_vector
+from sam_lite.sharpness import (
+    STATUS,
+    ascent_direction,
+    average_direction,
+    box_flatness,
+    box_sharpness,
+    box_sharpness_lbfgs,
+    m_sharpness,
+    worst_direction,
+)
 
 BOXES = [box_sharpness, box_sharpness_lbfgs]
+MAPPED = [box_sharpness, worst_direction, ascent_direction, average_direction]
+ALL = [*MAPPED, box_sharpness_lbfgs]
 
 
 def random(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def point(values):
+    return {"w": torch.as_tensor(values, dtype=torch.float64)}
+
+
 def quadratic(hessian, floor=0.3):
+    hessian = hessian if hessian.ndim == 2 else hessian.diag()
     return lambda p: 0.5 * p["w"] @ hessian @ p["w"] + floor
+
+
+def positive(n, seed=0):
+    """A random Hessian without negative eigenvalues."""
+    q = random(n, n, seed=seed)
+    return q @ q.T / n
+
+
+def relu_net(seed=0, bias=False):
+    """Parameters of a two-layer ReLU network and its loss on 20 points."""
+    model = nn.Sequential(nn.Linear(4, 6, bias=bias), nn.ReLU(), nn.Linear(6, 3, bias=bias)).double()
+    x, y = random(20, 4, seed=50), torch.arange(20) % 3
+    params = {name: random(*p.shape, seed=seed + i) for i, (name, p) in enumerate(params_of(model).items())}
+    return params, loss_of(model, x, y), model, x, y
+
+
+def close(a, b, rtol=1e-9):
+    torch.testing.assert_close(a, torch.as_tensor(b, dtype=a.dtype), rtol=rtol, atol=1e-14)
+
+
+# Keskar's box
 
 
 @pytest.mark.parametrize("box", BOXES)
 def test_diagonal_hessian_at_the_minimum(box):
     h, eps = random(12).abs(), 1e-3
-    found = box(quadratic(h.diag()), {"w": torch.zeros(12, dtype=torch.float64)}, eps)
-    torch.testing.assert_close(found.value, 100 * 0.5 * eps**2 * h.sum() / 1.3, rtol=1e-9, atol=0)
+    found = box(quadratic(h), point([0.0] * 12), eps)
+    close(found.value, 100 * 0.5 * eps**2 * h.sum() / 1.3)
     assert STATUS[found.status] == "converged" and found.loss == 0.3
-    torch.testing.assert_close(found.direction["w"].abs(), torch.full((12,), eps, dtype=torch.float64))
+    close(found.direction["w"].abs(), [eps] * 12)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_box_grows_with_the_weights_and_the_figure_is_relative_to_one_plus_the_loss(box):
+    """A linear loss c.x + 5 is highest in a corner: it rises by sum |c_i| eps (|x_i| + 1)."""
+    c, x, eps = random(7), random(7, seed=1), 0.01
+    found = box(lambda p: c @ p["w"] + 5, point(x), eps)
+    close(found.value, 100 * (c.abs() * eps * (x.abs() + 1)).sum() / (1 + 5 + c @ x))
+    close(found.loss, 5 + c @ x)
+    close(found.direction["w"], c.sign() * eps * (x.abs() + 1))
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_half_widths_of_a_subspace_use_the_pseudo_inverse(box):
+    c, x, a, eps = random(7), random(7, seed=1), random(7, 3, seed=2), 0.01
+    half = eps * (np.abs(np.linalg.lstsq(a.numpy(), x.numpy(), rcond=None)[0]) + 1)
+    rise = (np.abs(a.numpy().T @ c.numpy()) * half).sum()
+    found = box(lambda p: c @ p["w"] + 5, point(x), eps, directions=a)
+    close(found.value, 100 * rise / (6 + c @ x).item())
+    coordinates = np.linalg.lstsq(a.numpy(), found.direction["w"].numpy(), rcond=None)[0]
+    np.testing.assert_allclose(np.abs(coordinates), half, rtol=1e-9)
+    close(
+        box(lambda p: c @ p["w"] + 5, point(x), eps, directions=torch.eye(7)).value,
+        box(lambda p: c @ p["w"] + 5, point(x), eps).value,
+    )
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_box_is_zero_for_radius_zero_and_grows_with_it(box):
+    hessian, x = positive(8), point(random(8, seed=4))
+    values = [box(quadratic(hessian), x, eps).value.item() for eps in (0, 0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0)]
+    assert values[:2] == [0, 0] and values[2] > 0 and values == sorted(values)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_from_zero_at_an_exact_minimum_nothing_climbs(box):
+    loss, minimum = quadratic(positive(6)), point([0.0] * 6)
+    trapped = box(loss, minimum, 1e-2, starts=torch.zeros(1, 6))
+    assert trapped.value == 0 and (trapped.direction["w"] == 0).all()
+    assert box(loss, minimum, 1e-2).value > 1e-3
 
 
 def box_maximum(hessian):
@@ -35,19 +117,384 @@ def box_maximum(hessian):
     return 0.5 * ((corners @ hessian) * corners).sum(1).max()
 
 
-def test_both_ascents_come_near_the_true_maximum():
+def test_both_climbs_come_near_the_true_maximum():
     shares = {box: [] for box in BOXES}
-    for seed in range(20):
-        q = random(12, 12, seed=seed)
-        hessian, zero = q @ q.T / 12, {"w": torch.zeros(12, dtype=torch.float64)}
+    for seed in range(40):
+        hessian = positive(12, seed)
         for box in BOXES:
-            found = box(quadratic(hessian), zero, 1.0, seed=seed).value * 1.3 / 100
-            shares[box].append((found / box_maximum(hessian)).item())
+            found = box(quadratic(hessian), point([0.0] * 12), 1.0, seed=seed)
+            shares[box].append((found.value * 1.3 / 100 / box_maximum(hessian)).item())
     for share in shares.values():
-        assert max(share) <= 1 + 1e-12 and 0.8 < sum(share) / 20
+        assert max(share) <= 1 + 1e-12 and sum(share) / 40 > 0.8
+    assert sum(shares[box_sharpness]) >= sum(shares[box_sharpness_lbfgs])
 
 
-def test_ensemble_equals_loop():
-    hessian, models = random(6, 6).diag().abs().diag(), [{"w": random(6, seed=s)} for s in range(4)]
-    mapped = vmap(lambda p: box_sharpness(quadratic(hessian), p, 1e-2).value)(stack(models))
-    torch.testing.assert_close(mapped, torch.stack([box_sharpness(quadratic(hessian), p, 1e-2).value for p in models]))
+def test_more_starts_find_more():
+    for seed in range(10):
+        loss, zero = quadratic(positive(12, seed)), point([0.0] * 12)
+        for measure in (box_sharpness, box_sharpness_lbfgs, worst_direction):
+            values = [measure(loss, zero, 1.0, starts=n).value for n in (1, 3, 9)]
+            assert values == sorted(values)
+        best = box_sharpness(loss, zero, 1.0, starts=9).value * 1.3 / 100
+        assert best > 0.8 * box_maximum(positive(12, seed))
+
+
+def test_box_is_at_least_as_good_as_lbfgs_on_networks():
+    for seed in range(5):
+        params, loss, *_ = relu_net(seed, bias=True)
+        for eps in (1e-3, 1e-1):
+            ours, papers = (box(loss, params, eps, seed=seed).value for box in BOXES)
+            assert ours >= 0.999 * papers > 0
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_box_with_negative_curvature_has_its_maximum_inside(box):
+    found = box(quadratic(torch.tensor([2.0, -9.0, 1.0, -5.0], dtype=torch.float64)), point([0.0] * 4), 1.0, steps=30)
+    close(found.value, 100 * 1.5 / 1.3, 1e-3)
+
+
+def test_the_start_is_an_argument_in_half_widths():
+    hessian = positive(12)
+    for seed in range(3):
+        u = np.random.default_rng(seed).uniform(-1, 1, (1, 12))
+        for box in BOXES:
+            by_hand = box(quadratic(hessian), point([0.5] * 12), 0.1, starts=torch.from_numpy(u))
+            drawn = box(quadratic(hessian), point([0.5] * 12), 0.1, seed=seed)
+            assert by_hand.value == drawn.value and torch.equal(by_hand.direction["w"], drawn.direction["w"])
+    values = {box_sharpness(quadratic(hessian), point([0.0] * 12), 0.1, seed=seed).value.item() for seed in range(6)}
+    assert len(values) > 1
+
+
+def test_status_tells_whether_the_climb_settled():
+    loss, x = quadratic(positive(12, 3)), point([0.0] * 12)
+    assert [STATUS[box_sharpness(loss, x, 1.0, steps=steps).status] for steps in (1, 50)] == ["iterations", "converged"]
+    assert [STATUS[box_sharpness_lbfgs(loss, x, 1.0, steps=steps).status] for steps in (1, 50)] == [
+        "iterations",
+        "converged",
+    ]
+
+
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_direction, ascent_direction])
+@pytest.mark.parametrize("barrier", [math.inf, math.nan])
+def test_a_loss_that_is_not_finite_is_said_to_be_so(measure, barrier):
+    def cliff(p):
+        return torch.where(p["w"].sum() > 0.5, barrier, p["w"].sum())
+
+    found = measure(cliff, point([0.1, 0.1]), 1.0)
+    assert STATUS[found.status] == "nonfinite" and not found.value.isfinite() and found.loss == 0.2
+    lost = measure(lambda p: p["w"].sum() * math.nan, point([0.1, 0.1]), 1.0)
+    assert STATUS[lost.status] == "nonfinite" and lost.value.isnan()
+
+
+# ball, ascent, average
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_quadratics_at_the_minimum(seed):
+    """Wen, Ma, Li 2023, theorem 4.2: largest, any non-zero, and mean eigenvalue, each times rho^2 / 2."""
+    hessian, rho, zero = positive(6, seed), 0.1, point([0.0] * 6)
+    spectrum, vectors = torch.linalg.eigh(hessian)
+    found = worst_direction(quadratic(hessian), zero, rho, steps=200)
+    close(found.value, rho**2 * spectrum[-1] / 2, 1e-6)
+    close(torch.linalg.vector_norm(found.direction["w"]), rho)
+    assert found.loss == 0.3 and STATUS[found.status] == "converged"
+    average = average_direction(quadratic(hessian), zero, rho, samples=2000)
+    assert abs(average.value - rho**2 * hessian.trace() / 12) < 4 * average.error < 0.1 * average.value
+    at_minimum = ascent_direction(quadratic(hessian), zero, rho)
+    assert at_minimum.value == 0 and (at_minimum.direction["w"] == 0).all()
+
+
+def test_ascent_sees_the_smallest_non_zero_eigenvalue_from_its_side():
+    h = torch.tensor([0.0, 0.5, 2.0, 7.0], dtype=torch.float64)
+    for i in (1, 2, 3):
+        near = point(1e-9 * torch.eye(4)[i])
+        close(ascent_direction(quadratic(h), near, 0.1).value, 0.01 * h[i] / 2, 1e-6)
+    values = [ascent_direction(quadratic(h), point(1e-9 * random(4, seed=s)), 0.1).value.item() for s in range(50)]
+    assert 0.01 * 0.5 / 2 <= min(values) * (1 + 1e-6)
+
+
+def test_average_of_random_directions_has_its_standard_error():
+    hessian, samples = positive(5), random(30, 5, seed=7)
+    found = average_direction(quadratic(hessian), point(random(5)), 0.5, samples=samples)
+    w = random(5)
+    u = samples / torch.linalg.vector_norm(samples, dim=1, keepdim=True)
+    rises = np.array([(0.5 * v @ hessian @ v + v @ hessian @ w).item() for v in 0.5 * u])
+    close(found.value, rises.mean())
+    close(found.error, rises.std(ddof=1) / math.sqrt(30))
+    close(found.loss, quadratic(hessian)(point(w)))
+
+
+def test_worst_of_a_linear_loss_is_along_its_gradient():
+    c, x = random(9), random(9, seed=1)
+    found = worst_direction(lambda p: c @ p["w"], point(x), 0.2, starts=1)
+    close(found.value, 0.2 * torch.linalg.vector_norm(c))
+    close(found.direction["w"], 0.2 * c / torch.linalg.vector_norm(c))
+    adaptive = worst_direction(lambda p: c @ p["w"], point(x), 0.2, adaptive=True)
+    close(adaptive.value, 0.2 * torch.linalg.vector_norm(c * x))
+    close(torch.linalg.vector_norm(adaptive.direction["w"] / x), 0.2)
+
+
+def test_worst_with_negative_curvature():
+    """Power iteration on H would run into the eigenvalue -9, of the largest magnitude."""
+    h = torch.tensor([2.0, -9.0, 1.0, -5.0], dtype=torch.float64)
+    close(worst_direction(quadratic(h), point([0.0] * 4), 0.1, steps=60).value, 0.01 * 2 / 2, 0.05)
+    inside = worst_direction(quadratic(-h.abs()), point([0.0, 0.05, 0.0, 0.0]), 0.1, steps=60)  # the top is inside
+    close(inside.value, 9 * 0.05**2 / 2, 1e-3)
+
+
+def test_worst_is_the_worst():
+    params, loss, *_ = relu_net(2)
+    worst = worst_direction(loss, params, 0.3).value
+    assert worst >= ascent_direction(loss, params, 0.3).value > average_direction(loss, params, 0.3).value
+    x = to_vector(params)
+    for seed in range(200):
+        u = random(len(x), seed=seed)
+        assert loss(add(params, from_vector(0.3 * u / torch.linalg.vector_norm(u), params))) - loss(params) <= worst
+    values = [worst_direction(loss, params, rho).value.item() for rho in (0.0, 0.1, 0.3, 1.0)]
+    assert values[0] == 0 and values == sorted(values)
+
+
+@pytest.mark.parametrize("measure", ALL[:-1])
+def test_the_direction_leads_to_the_value(measure):
+    params, loss, *_ = relu_net(1)
+    found = measure(loss, params, 0.05)
+    assert found.loss == loss(params)
+    if measure is not average_direction:
+        rise = loss(add(params, found.direction)) - loss(params)
+        close(found.value, 100 * rise / (1 + loss(params)) if measure is box_sharpness else rise)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 5.0])
+def test_adaptive_sharpness_does_not_see_a_rescaled_relu_network(alpha):
+    """Dinh et al. 2017: layers times alpha and 1 / alpha compute the same. lambda_max and the plain ball see it."""
+    params, loss, *_ = relu_net()
+    rescaled = {"0.weight": params["0.weight"] * alpha, "2.weight": params["2.weight"] / alpha}
+    close(loss(rescaled), loss(params))
+    unscaled = lambda *args, **kw: sam.adaptive_ascent(*args, eta=0.0, **kw)  # noqa: E731
+    for measure in (
+        lambda p: worst_direction(loss, p, 0.2, adaptive=True),
+        lambda p: average_direction(loss, p, 0.2, adaptive=True),
+        lambda p: ascent_direction(loss, p, 0.2, ascent=unscaled),
+    ):
+        close(measure(rescaled).value, measure(params).value, 1e-8)
+    for measure in (
+        lambda p: worst_direction(loss, p, 0.2),
+        lambda p: average_direction(loss, p, 0.2),
+        lambda p: box_sharpness(loss, p, 0.01),
+        lambda p: ascent_direction(loss, p, 0.2, ascent=sam.adaptive_ascent),  # eta = 0.01 breaks it
+    ):
+        assert abs(measure(rescaled).value / measure(params).value - 1) > 1e-3
+    tops = [top_eigenvalues(loss, p, steps=50).values.item() for p in (params, rescaled)]
+    assert tops[1] > 2 * tops[0]
+
+
+def test_ascent_direction_takes_any_ascent():
+    c, x = random(5), point(random(5, seed=1))
+    found = ascent_direction(lambda p: c @ p["w"], x, 0.1, ascent=sam.p_ascent(math.inf))
+    close(found.value, 0.1 * c.abs().sum())
+    close(found.direction["w"], 0.1 * c.sign())
+
+
+def test_m_sharpness_is_the_mean_over_batches():
+    params, whole, model, x, y = relu_net()
+    losses = [loss_of(model, x[i::4], y[i::4]) for i in range(4)]
+    for measure in MAPPED:
+        alone = [measure(loss, params, 0.05).value.item() for loss in losses]
+        close(m_sharpness(losses, params, 0.05, measure=measure), np.mean(alone))
+    assert m_sharpness([whole], params, 0.05) == worst_direction(whole, params, 0.05).value
+    assert (
+        m_sharpness(losses, params, 0.05) > worst_direction(losses, params, 0.05).value
+    )  # each batch has its own worst
+
+
+# Hochreiter and Schmidhuber
+
+
+def jacobian_of(outputs, params):
+    return torch.autograd.functional.jacobian(lambda w: outputs({"w": w}), params["w"])
+
+
+def flatness_by_the_formula(j, eps):
+    """B as in the paper (Hochreiter & Schmidhuber 1997), j (K, L)."""
+    s2 = (j**2).sum(0)
+    inner = sum(sum(abs(j[k, i]) / s2[i].sqrt() for i in range(j.shape[1])) ** 2 for k in range(j.shape[0]))
+    return 0.5 * (-j.shape[1] * math.log(eps) + s2.log().sum() + j.shape[1] * inner.log())
+
+
+def test_description_length_is_that_of_the_paper():
+    j, params, eps = random(3, 7), point(random(7, seed=1)), 0.01
+    length, widths = box_flatness(lambda p: j @ p["w"], params, eps)
+    close(length, flatness_by_the_formula(j, eps))
+    close(length, -widths["w"].log().sum())
+
+
+def test_box_keeps_the_outputs_within_the_tolerance_with_equal_shares():
+    j, params, eps = random(3, 7), point(random(7, seed=1)), 0.01
+    _, widths = box_flatness(lambda p: j @ p["w"], params, eps)
+    half = widths["w"]
+    corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=7)), dtype=torch.float64) * half
+    changes = ((corners @ j.T) ** 2).sum(1)
+    assert 0.3 * eps < changes.max() <= eps
+    close((((j.abs() @ half) ** 2).sum()), eps)  # the bound that the paper uses
+    shares = half**2 * (j**2).sum(0)
+    close(shares, shares.mean().expand(7))
+
+
+def test_flatness_of_a_network_and_of_a_rescaled_one():
+    """Dividing the Jacobian by a, as when the weights are multiplied by a, changes B by exactly -L log a."""
+    outputs = lambda p: torch.tanh(random(2, 4) @ p["w"] ** 2)  # noqa: E731
+    params, a = point(random(4, seed=3)), 3.0
+    length, _ = box_flatness(outputs, params, 0.1)
+    close(length, flatness_by_the_formula(jacobian_of(outputs, params), 0.1))
+    scaled, _ = box_flatness(lambda p: outputs({"w": p["w"] / a}), point(a * params["w"]), 0.1)
+    close(scaled - length, -4 * math.log(a))
+
+
+def test_weights_without_influence_have_no_part_in_the_length():
+    j = random(3, 4)
+    outputs = lambda p: j @ p["w"][:4]  # noqa: E731
+    length, widths = box_flatness(outputs, point(random(6)), 0.01)
+    close(length, flatness_by_the_formula(j, 0.01))
+    assert (widths["w"][4:] == math.inf).all() and widths["w"][:4].isfinite().all()
+    nothing, widths = box_flatness(lambda p: p["w"][:2] * 0, point(random(6)), 0.01)
+    assert nothing == 0 and (widths["w"] == math.inf).all()
+
+
+def test_flatness_maps_over_inputs_and_models():
+    params, _, model, x, _ = relu_net()
+    lengths = vmap(lambda row: box_flatness(lambda p: functional_call(model, p, (row,)), params, 0.1)[0])(x)
+    close(lengths[4], box_flatness(lambda p: functional_call(model, p, (x[4],)), params, 0.1)[0])
+    models = stack([relu_net(seed)[0] for seed in range(3)])
+    many = vmap(lambda p: box_flatness(lambda p: functional_call(model, p, (x[0],)), p, 0.1)[0])(models)
+    close(many[2], box_flatness(lambda p: functional_call(model, p, (x[0],)), relu_net(2)[0], 0.1)[0])
+
+
+# for all of them
+
+
+@pytest.mark.parametrize("measure", MAPPED)
+def test_ensemble_equals_loop(measure):
+    models, loss = [relu_net(seed)[0] for seed in range(4)], relu_net()[1]
+    mapped = vmap(lambda p: measure(loss, p, 0.05), chunk_size=3)(stack(models))
+    for i, params in enumerate(models):
+        alone = measure(loss, params, 0.05)
+        close(mapped.value[i], alone.value)
+        close(mapped.loss[i], alone.loss)
+        if measure is average_direction:
+            close(mapped.error[i], alone.error)
+        else:
+            assert mapped.status[i] == alone.status
+            close(mapped.direction["0.weight"][i], alone.direction["0.weight"], 1e-5)
+
+
+@pytest.mark.parametrize("measure", MAPPED)
+def test_radii_and_subspaces_map_too(measure):
+    params, loss, *_ = relu_net()
+    radii = torch.tensor([0.01, 0.05])
+    mapped = vmap(lambda radius: measure(loss, params, radius).value)(radii)
+    close(mapped[1], measure(loss, params, radii[1].item()).value, 1e-6)
+    if measure is box_sharpness:
+        a = random(42, 5, seed=2)
+        many = vmap(lambda p: box_sharpness(loss, p, 0.05, directions=a).value)(stack([params, relu_net(1)[0]]))
+        close(many[1], box_sharpness(loss, relu_net(1)[0], 0.05, directions=a).value)
+
+
+@pytest.mark.parametrize("measure", MAPPED)
+def test_a_diverged_model_does_not_spoil_its_neighbours(measure):
+    params, loss, *_ = relu_net()
+    bad = {name: torch.full_like(p, torch.nan) for name, p in params.items()}
+    mapped = vmap(lambda p: measure(loss, p, 0.05))(stack([bad, params]))
+    assert mapped.value[0].isnan()
+    close(mapped.value[1], measure(loss, params, 0.05).value)
+    if measure is not average_direction:
+        assert mapped.status.tolist()[0] == STATUS.index("nonfinite") != mapped.status[1]
+
+
+@pytest.mark.parametrize("measure", ALL)
+def test_a_list_of_losses_means_their_mean(measure):
+    params, loss, model, x, y = relu_net()
+    chunks = [loss_of(model, x[i::4], y[i::4]) for i in range(4)]
+    whole, parts = measure(loss, params, 0.05), measure(chunks, params, 0.05)
+    close(parts.value, whole.value)
+    close(parts.loss, whole.loss)
+
+
+@pytest.mark.parametrize("measure", ALL)
+def test_twice_is_the_same_and_nothing_else_is_touched(measure):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).double().train()
+    x, y = random(8, 3), torch.arange(8) % 2
+    nn.functional.cross_entropy(model(x), y).backward()
+    kept = {n: b.clone() for n, b in model.state_dict().items()}, [p.grad.clone() for p in model.parameters()]
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    params, loss = dict(model.named_parameters()), loss_of(model, x, y)
+    first, second = measure(loss, params, 0.01), measure(loss, params, 0.01)
+    assert first.value == second.value and not first.value.requires_grad
+    assert all(torch.equal(b, kept[0][n]) for n, b in model.state_dict().items())
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), kept[1], strict=True))
+    assert model.training and torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
+
+
+@pytest.mark.parametrize("measure", ALL)
+@pytest.mark.parametrize("radius", [-0.1, math.nan, math.inf, "0.1", None])
+def test_bad_radius(measure, radius):
+    with pytest.raises(ValueError, match=f"radius must be a finite number >= 0, got {radius!r}"):
+        measure(quadratic(positive(3)), point([0.0] * 3), radius)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda loss, p: box_sharpness(loss, p, 0.1, steps=0), "steps must be at least 1, got 0"),
+        (lambda loss, p: box_sharpness_lbfgs(loss, p, 0.1, steps=-1), "steps must be at least 1, got -1"),
+        (lambda loss, p: worst_direction(loss, p, 0.1, steps=0), "steps must be at least 1, got 0"),
+        (lambda loss, p: box_sharpness(loss, p, 0.1, starts=0), "starts must be at least 1, got 0"),
+        (lambda loss, p: worst_direction(loss, p, 0.1, starts=-3), "starts must be at least 1, got -3"),
+        (lambda loss, p: average_direction(loss, p, 0.1, samples=1), "samples must be at least 2, got 1"),
+        (lambda loss, p: average_direction(loss, p, 0.1, samples=0), "samples must be at least 1, got 0"),
+        (
+            lambda loss, p: box_sharpness(loss, p, 0.1, directions=torch.ones(2, 3)),
+            r"directions must .* = \(3, p\), got \(2, 3\)",
+        ),
+        (
+            lambda loss, p: box_sharpness(loss, p, 0.1, directions=torch.ones(3)),
+            r"directions must .* = \(3, p\), got \(3,\)",
+        ),
+        (
+            lambda loss, p: box_sharpness(loss, p, 0.1, starts=torch.ones(3)),
+            r"starts must have shape \(n, 3\).* got \(3,\)",
+        ),
+        (
+            lambda loss, p: box_sharpness(loss, p, 0.1, directions=torch.ones(3, 2), starts=torch.ones(1, 3)),
+            r"starts .* \(n, 2\)",
+        ),
+        (
+            lambda loss, p: worst_direction(loss, p, 0.1, starts=torch.ones(1, 4)),
+            r"starts must have shape \(n, 3\).* \(1, 4\)",
+        ),
+        (
+            lambda loss, p: average_direction(loss, p, 0.1, samples=torch.ones(5, 2)),
+            r"samples must have shape \(n, 3\)",
+        ),
+        (lambda loss, p: box_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
+        (lambda loss, p: ascent_direction([], p, 0.1), "the number of losses must be at least 1, got 0"),
+        (lambda loss, p: m_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
+        (lambda loss, p: box_flatness(lambda p: p["w"], p, -1.0), "tolerance must be at least 0, got -1.0"),
+        (lambda loss, p: box_flatness(lambda p: p["w"], p, math.nan), "tolerance must be at least 0, got nan"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(quadratic(positive(3)), point([0.0] * 3))
+
+
+def test_a_climb_of_ones_own_plugs_in():
+    """`method` is the seam for an exercise: here one step to the corner that the slope at the start points to."""
+
+    def corner(heights, u, base, steps):
+        there = climb.slope(heights, u)[0].sign()
+        return there, climb.height(heights, there), torch.tensor(True)
+
+    c = random(5)
+    found = box_sharpness(lambda p: c @ p["w"], point([0.0] * 5), 0.1, method=corner)
+    close(found.value, 100 * 0.1 * c.abs().sum())
