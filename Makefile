@@ -4,7 +4,8 @@ NOTEBOOKS ?= lectures
 JOBS      ?= 2
 LAB       ?=
 RUN       := .venv/bin/python
-PYTEST    := OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(RUN) -m pytest
+PYTEST    := $(RUN) -m pytest
+TESTS     := OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile
 unexport PYTHONPATH PYTHONHOME
 export JUPYTER_PREFER_ENV_PATH = 1
 
@@ -26,16 +27,16 @@ lab: course
 	$(RUN) -m jupyterlab $(LAB) lectures
 
 test: all
-	$(PYTEST) -n $(JOBS) --dist loadfile tests
+	$(TESTS) tests
 	$(MAKE) nbval
 
 nbval: all
-	$(PYTEST) @tools/nbval.txt $(NOTEBOOKS)
+	TQDM_DISABLE=1 $(PYTEST) @tools/nbval.txt $(NOTEBOOKS)
 
 check: all
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow" tests
+	$(TESTS) -m "not slow" tests
 
 bench: all
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script; done

@@ -20,7 +20,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 ROOT = Path(__file__).parent.parent
 NEEDED = ["Makefile", "README.md", "LICENSE", "LICENSE-text", "pyproject.toml", "constraints.txt", "environment.yml"]
 LAB = "--no-browser --allow-root --port=0 --ServerApp.port_retries=50 --IdentityProvider.token=t"
-CLAIM = "print('✓ Wide is flat | paper: 8.7 × | ours ≈ 4.2 × | 5 seeds')\nimport sam_lite; print(sam_lite.__name__)"
+CLAIM = """import sam_lite
+
+print(f"✓ {sam_lite.__name__} is here | paper: 8.7 × | ours ≈ 4.2 × | 5 seeds")"""
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
 
@@ -98,7 +100,7 @@ def make(course: Path, *arguments: str) -> str:
 
 def lectures(course):
     said = make(course, "lectures")
-    assert "Building .venv" in said and "✓ Wide is flat" in said and "as committed" in said
+    assert "Building .venv" in said and "✓ sam_lite is here" in said and "as committed" in said
     assert str(course / "_site" / "index.html") in said
     assert "<math" in (course / "_site" / "one.html").read_text(encoding="utf-8")
     stamp = (course / ".venv" / "ready-course").stat().st_mtime_ns
@@ -111,7 +113,8 @@ def lab(course):
     shown, kernels = served(course, "make", "lab", f"PYTHON={sys.executable}", f"LAB={LAB}")
     assert "one.ipynb" in shown
     assert kernels["default"] == "python3"
-    assert str(course / ".venv") in kernels["kernelspecs"]["python3"]["resources"]["logo-svg"] or kernels["kernelspecs"]
+    done = sh(course, course / ".venv" / "bin" / "python", "-m", "jupyter", "kernelspec", "list", "--json")
+    assert str(course / ".venv") in json.loads(done.stdout)["kernelspecs"]["python3"]["resource_dir"]
 
 
 def run_tests(course):
@@ -119,7 +122,7 @@ def run_tests(course):
     assert "Installing" in said and said.count("1 passed") == 2
     path = course / "lectures" / "one.ipynb"
     good = path.read_text(encoding="utf-8")
-    path.write_text(good.replace('"✓ Wide', '"✗ Wide'), encoding="utf-8")
+    path.write_text(good.replace('"✓ sam', '"✗ sam'), encoding="utf-8")
     done = sh(course, "make", "test", f"PYTHON={sys.executable}")
     path.write_text(good, encoding="utf-8")
     assert done.returncode != 0 and "Cell outputs differ" in done.stdout
