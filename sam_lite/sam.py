@@ -4,19 +4,17 @@
 
 Algorithm 1, for each batch: g = grad L(w); e = ascent(g, w, rho); descend from w with grad L(w + e).
 
-`optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's step;
-closure() does zero_grad, forward, backward and returns the loss. Written out, these lines serve other needs too:
+`optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's step,
+where closure() does zero_grad, forward, backward and returns the loss. Written out, these serve other needs too:
 - GradScaler: scale the loss in both passes, then `scaler.step(optimizer.base_optimizer)`. e does not depend on the
-  scale; an overflow in either pass skips the step. Clipping: after the second pass; the first gives only a direction.
-- Micro-batches, each weighted by its share: summed in the closure they are one big batch. Both passes for each in turn,
-  summing the second gradients, are m-SAM, which is something else.
-- DistributedDataParallel: one big batch; but with `model.no_sync()` around a first pass given as `ascent_closure`, every
-  rank climbs on its own batch: m-SAM.
+  scale; an overflow in either pass skips the step. Clip after the second pass: the first only gives a direction.
+- Micro-batches, each weighted by its share: summed in the closure, one big batch. Both passes for each, summing the
+  second gradients, are m-SAM. DistributedDataParallel: one big batch; m-SAM, each rank climbing on its own batch, with
+  `model.no_sync()` around a first pass given as `ascent_closure`.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Real
 
 import torch
@@ -24,53 +22,8 @@ from torch import Tensor, nn
 from torch.func import grad, grad_and_value
 from torch.optim import Optimizer
 
-from sam_lite.params import Loss, Params, add, norm
-
-Radius = float | Tensor  # a tensor without dimensions, such as one of many radii under vmap
-Ascent = Callable[[Params, Params, Radius], Params]  # (grads, params, rho) -> e, pure
-
-
-def ascent(grads: Params, params: Params, rho: Radius) -> Params:
-    """The step of length rho up the gradient: e = rho g / ||g||_2 (Foret et al. 2021, eq. 2 with p = 2).
-
-    One norm for all tensors of a model. A zero gradient gives e = 0; one that is not finite gives NaN.
-    """
-    length = norm(grads)
-    scale = rho / length.masked_fill(length == 0, math.inf)
-    return {name: scale * g for name, g in grads.items()}
-
-
-def adaptive_ascent(
-    grads: Params, params: Params, rho: Radius, *, eta: float = 0.01, scaled: Callable[[str], bool] = lambda name: True
-) -> Params:
-    """The worst step with ||e / T||_2 <= rho, T = |w| + eta: e = rho T^2 g / ||T g||_2 (ASAM, Kwon et al. 2021).
-
-    If layers of a ReLU net are rescaled by (a, 1/a), so is e: exactly if eta = 0; eta > 0 lets zero weights move.
-    T = 1 for names that are not `scaled`. Default: all are; for the authors, those that contain "weight" (SAM knows
-    names if its base was given `model.named_parameters()`). rho is relative to |w|, so about 10 times that of `ascent`,
-    and depends on the convention: 0.5 in the authors' code, 2.0 in a popular one without eta.
-    """
-    size = {name: w.abs() + eta if scaled(name) else torch.ones_like(w) for name, w in params.items()}
-    e = ascent({name: size[name] * g for name, g in grads.items()}, params, rho)
-    return {name: size[name] * e[name] for name in e}
-
-
-def p_ascent(p: float) -> Ascent:
-    """The worst step with ||e||_p <= rho: e = rho sign(g) |g|^(q-1) / (||g||_q^q)^(1/p), 1/p + 1/q = 1 (Foret, eq. 2).
-
-    p = inf moves each weight by rho; p = 1 only that with the largest gradient (equally large ones share rho).
-    """
-    if not p >= 1:
-        raise ValueError(f"p must be >= 1, got {p}")
-    q = math.inf if p == 1 else 1 / (1 - 1 / p)
-
-    def ascent(grads: Params, params: Params, rho: Radius) -> Params:
-        largest = torch.stack([g.abs().max() for g in grads.values()]).max()
-        unit = {name: g / largest.masked_fill(largest == 0, 1.0) for name, g in grads.items()}  # keeps powers in range
-        total = sum((u.abs() ** q).sum() for u in unit.values()).clamp(min=1.0)  # less than 1 only if g = 0
-        return {name: rho * u.sgn() * u.abs() ** (q - 1) / total ** (1 / p) for name, u in unit.items()}
-
-    return ascent
+from sam_lite.ascents import Ascent, Radius, adaptive_ascent, ascent, in_bounds, p_ascent  # noqa: F401 (users look here)
+from sam_lite.params import Loss, Params, add
 
 
 def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = ascent) -> tuple[Params, Tensor]:
@@ -80,15 +33,13 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
     An ensemble with a radius each: `vmap(lambda p, rho: sam_gradient(loss, p, rho))(params, rhos)`.
     """
     if not isinstance(rho, Tensor):
-        _check("rho", rho, 0)
+        in_bounds("rho", rho, 0)
     grads, value = grad_and_value(loss)(params)
     return grad(loss)(add(params, ascent(grads, params, rho))), value
 
 
-def m_sam_gradient(
-    losses: Sequence[Loss], params: Params, rho: Radius, *, sizes: Sequence[float] = (), ascent: Ascent = ascent
-) -> tuple[Params, Tensor]:
-    """m-SAM (Foret et al. 2021, sec. 4.1): the mean over chunks of m samples of their SAM gradients, and of their L(w).
+def m_sam_gradient(losses: Sequence[Loss], params: Params, rho: Radius, *, sizes: Sequence[float] = (), ascent=ascent):
+    """m-SAM (Foret et al. 2021, sec. 4.1): the mean over chunks of m samples of their `sam_gradient`, and of their L(w).
 
     losses: one for each chunk; sizes: their m, if they differ. Equal chunks are faster mapped, then averaged:
     `vmap(lambda x, y: sam_gradient(lambda p: f(p, x, y), params, rho))(xs, ys)`.
@@ -114,14 +65,12 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[di
             if m._buffers and m not in before:
                 before[m] = {name: (b, b.clone()) for name, b in m._buffers.items() if b is not None}
 
-    hook = nn.modules.module.register_module_forward_pre_hook(remember) if modules is None else None
     try:
-        for module in modules or ():
-            remember(module)
-        yield before
+        with nn.modules.module.register_module_forward_pre_hook(remember) if modules is None else nullcontext():
+            for module in modules or ():
+                remember(module)
+            yield before
     finally:
-        if hook:
-            hook.remove()
         for module, buffers in before.items():
             module._buffers.update({name: b.copy_(value) for name, (b, value) in buffers.items()})
 
@@ -129,35 +78,27 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[di
 class SAM(Optimizer):
     """SAM around any optimizer: `SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)`.
 
-    Groups and state are the base optimizer's own, so schedulers and checkpoints work. Weight decay is the base's, at w,
-    and in neither loss (PyTorch's choice; the authors' code has it in both). Nothing waits for the device: NaN and inf
-    are not looked for, and reach the base as without SAM. Cheaper: perturb in every `every`-th step only, after the
-    first `start`, with `probability`; other steps are exactly the base's, as all are with rho = 0 or every = math.inf.
-    `steps`, `sam_steps` (those perturbed) and `gradients` (passes) count what `step` did.
+    Groups and state are the base's own, so schedulers and checkpoints work. Weight decay is the base's, at w, and in
+    neither loss (PyTorch's choice; the authors' code has it in both). Nothing waits for the device: NaN and inf reach
+    the base as without SAM. Cheaper: perturb in every `every`-th step, after `start` steps, with `probability`; other
+    steps are exactly the base's. `steps`, `sam_steps` (those perturbed), `gradients` (passes) count what `step` did.
     """
 
     def __init__(
-        self,
-        base_optimizer: Optimizer,
-        rho: float,
-        *,
-        ascent: Ascent = ascent,
-        every=1,
-        start=0,
-        probability=1.0,
-        seed=0,
+        self, base_optimizer: Optimizer, rho: float, *, ascent=ascent, every=1, start=0, probability=1, seed=0
     ):
         if not isinstance(base_optimizer, Optimizer):
             raise TypeError(f"base_optimizer must be an optimizer, as in SAM(SGD(...), rho), got {base_optimizer!r}")
-        bounds = ("rho", rho, 0), ("every", every, 1), ("start", start, 0), ("probability", probability, 0, 1)
-        for name, value, *limits in bounds:
-            _check(name, value, *limits)
+        in_bounds("rho", rho, 0)
+        in_bounds("every", every, 1)
+        in_bounds("start", start, 0)
+        in_bounds("probability", probability, 0, 1)
         self.base_optimizer, self.rho, self.ascent = base_optimizer, rho, ascent
         self.every, self.start, self.probability = every, start, probability
-        self.generator = torch.Generator().manual_seed(seed)
+        self._draws = torch.Generator().manual_seed(seed)
         self.steps, self.sam_steps, self._saved, self._modules = 0, 0, ([], []), {}
         self.__setstate__({"defaults": base_optimizer.defaults})  # all that an Optimizer has but groups and state
-        _check_tensors(self._params())
+        _check_tensors(p for group in self.param_groups for p in group["params"])
 
     param_groups = property(lambda self: self.base_optimizer.param_groups)
     state = property(lambda self: self.base_optimizer.state)
@@ -166,13 +107,9 @@ class SAM(Optimizer):
     def step(self, closure: Callable[[], Tensor] | None = None, *, ascent_closure: Callable[[], Tensor] | None = None):
         """One step; returns the loss of the first pass, that is at w. ascent_closure: a first pass on other data."""
         if not callable(closure):
-            raise TypeError(
-                "SAM needs the loss twice: call optimizer.step(closure), where closure() does optimizer.zero_grad(), "
-                f"loss.backward() and returns loss; got {closure!r}"
-            )
+            raise TypeError(f"call optimizer.step(closure), as for LBFGS: SAM needs the loss twice; got {closure!r}")
         climbs = self.rho > 0 and self.steps >= self.start and (self.steps - self.start + 1) % self.every == 0
-        if climbs and self.probability < 1:
-            climbs = torch.rand((), generator=self.generator).item() < self.probability
+        climbs = climbs and (self.probability == 1 or torch.rand((), generator=self._draws).item() < self.probability)
         with torch.enable_grad():
             loss = ((climbs and ascent_closure) or closure)()
             if not (loss.numel() == 1 if isinstance(loss, Tensor) else isinstance(loss, Real)):
@@ -203,7 +140,7 @@ class SAM(Optimizer):
         """To w + e, with e from the gradients in `.grad`; a weight without one stays where it is."""
         if self._saved[0]:
             raise RuntimeError("ascend() was called at perturbed weights; call restore() first")
-        params = self._params()
+        params = [p for group in self.param_groups for p in group["params"]]
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
         if len(set(names)) < len(params):  # none given, or some twice
             names = map(str, range(len(params)))
@@ -224,26 +161,17 @@ class SAM(Optimizer):
 
     def state_dict(self) -> dict:
         """The base optimizer's, and under "sam" how far the schedule is."""
-        own = {"steps": self.steps, "sam_steps": self.sam_steps, "generator": self.generator.get_state()}
-        return self.base_optimizer.state_dict() | {"sam": own}
+        return self.base_optimizer.state_dict() | {"sam": (self.steps, self.sam_steps, self._draws.get_state())}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Takes one of the base optimizer alone too, to go on with SAM from there."""
         self.base_optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})
-        if own := state_dict.get("sam"):
-            self.steps, self.sam_steps = own["steps"], own["sam_steps"]
-            self.generator.set_state(own["generator"])
-
-    def _params(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
+        if "sam" in state_dict:
+            self.steps, self.sam_steps, draws = state_dict["sam"]
+            self._draws.set_state(draws)
 
 
-def _check(name: str, value: float, low: float, high: float = math.inf) -> None:
-    if not (isinstance(value, Real) and low <= value <= high):
-        raise ValueError(f"{name} must be >= {low}{'' if high == math.inf else f' and <= {high}'}, got {value!r}")
-
-
-def _check_tensors(weights: list[Tensor]) -> None:
+def _check_tensors(weights: Iterable[Tensor]) -> None:
     for p in weights:
         if p.requires_grad and p.dtype.itemsize < 4:
             raise TypeError(f"SAM in {p.dtype} loses steps of rho to rounding; use float32 weights with torch.autocast")
