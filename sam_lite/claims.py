@@ -45,6 +45,7 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 
 def figure(value: float, digits: int = 2) -> str:
     """A number with `digits` significant digits, without exponent where that is readable: 0.0012, 46, 310."""
+    value = float(value)
     if not math.isfinite(value) or value == 0:
         return f"{value:.0f}"
     places = digits - 1 - math.floor(math.log10(abs(value)))
