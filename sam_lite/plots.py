@@ -5,12 +5,13 @@ Figures are made without pyplot, so that none stay open behind the notebook's ba
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito's colours (2008), in an order that also differs in grey
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -66,11 +67,36 @@ def show(figure: Figure, *, caption: str, alt: str) -> None:
 
     caption: a sentence that says what is to be seen. alt: what the picture shows, for who cannot see it.
     """
+    _display(png(figure), caption, alt)
+
+
+def animate(
+    figure: Figure, draw: Callable[[int], object], frames: int, *, seconds: float = 5.0, caption: str, alt: str
+) -> None:
+    """Display an animated PNG of draw(0), ..., draw(frames - 1), each of which changes `figure`, played once.
+
+    The last frame is the static twin: it stands at the end, and wherever a browser or a printer shows only one picture.
+    """
+    if frames < 2:
+        raise ValueError(f"frames must be >= 2 to move, got {frames}; use show(figure, ...)")
+    pictures: list[Image.Image] = []
+    for i in reversed(range(frames)):  # the last has all that is ever drawn, so its colours serve for all
+        draw(i)
+        picture = Image.open(io.BytesIO(png(figure))).convert("RGB")
+        palette = pictures[0] if pictures else None
+        pictures.append(picture.quantize(64, palette=palette, dither=Image.Dither.NONE))
+    buffer = io.BytesIO()
+    moving = {"save_all": True, "default_image": True, "duration": round(1000 * seconds / frames), "loop": 1}
+    pictures[0].save(buffer, format="PNG", append_images=pictures[::-1], **moving)
+    _display(buffer.getvalue(), caption, alt)
+
+
+def _display(image: bytes, caption: str, alt: str) -> None:
     for name, text in (("caption", caption), ("alt", alt)):
         if not text.strip():
             raise ValueError(f"{name} must not be empty: a figure without it is unreadable to some")
-    image = base64.b64encode(png(figure)).decode()
-    display({"image/png": image, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
+    data = {"image/png": base64.b64encode(image).decode(), "text/plain": alt}
+    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
     display(Markdown(f"*{caption}*"))
 
 

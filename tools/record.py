@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds for one cell, as for nbval
 WIDGET = "application/vnd.jupyter.widget-view+json"
 COLOUR = r"\x1b\[[0-9;]*m"
-KEPT_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"pHYs", b"IDAT", b"IEND"}  # of a PNG: the picture and its size
+KEPT_CHUNKS = set(b"IHDR PLTE tRNS pHYs IDAT IEND acTL fcTL fdAT".split())  # of a PNG: the pictures and their sizes
 CHANGING = {  # text that differs from run to run or tells where it ran
     "an address": r"\bat 0x[0-9a-fA-F]{4,}",
     "a path of this machine": r"(?<![\w.])/(?:tmp|home|root|Users|private|var/folders)/\S+|ipykernel_\d+",
