@@ -48,8 +48,9 @@ def figure(value: float, digits: int = 2) -> str:
     value = float(value)
     if not math.isfinite(value) or value == 0:
         return f"{value:.0f}"
-    places = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, places):.{max(places, 0)}f}" if -6 < places < 7 else f"{value:.{digits - 1}e}"
+    scientific = f"{value:.{digits - 1}e}"
+    places = digits - 1 - int(scientific.split("e")[1])  # after rounding: 9.96 has two digits before the point
+    return f"{float(scientific):.{max(places, 0)}f}" if -6 < places < 7 else scientific
 
 
 def estimate(values: Iterable[float], unit: str = "") -> str:

@@ -124,9 +124,9 @@ def test_back_propagation_by_hand_equals_autograd(activation, criterion):
 
 
 def test_any_other_model_goes_through_vmap():
-    make = lambda: nn.Sequential(
+    make = lambda: nn.Sequential(  # noqa: E731
         nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3), nn.GroupNorm(2, 4), nn.GELU(), nn.Flatten(), nn.Linear(16, 3)
-    )  # noqa: E731
+    )
     data = cloud()
     many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, steps=20)
     for i, seed in enumerate([0, 4]):

@@ -1,0 +1,163 @@
+"""Figures: what is drawn is what was given, in every place that shows a plain PNG, for who sees it and who does not."""
+
+import base64
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from sam_lite import plots
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook would display: (data, metadata) of each output."""
+    outputs = []
+
+    def display(thing, metadata=None, raw=False):
+        outputs.append((thing if raw else {"text/markdown": thing.data}, metadata or {}))
+
+    monkeypatch.setattr(plots, "display", display)
+    return outputs
+
+
+def picture(output):
+    return Image.open(io.BytesIO(base64.b64decode(output[0]["image/png"])))
+
+
+def test_a_band_is_mean_and_standard_deviation():
+    _, ax = plots.subplots()
+    y = np.random.default_rng(0).normal(size=(5, 4))
+    plots.band(ax, [1, 2, 3, 4], y, label="five")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), y.mean(0))
+    edges = ax.collections[0].get_paths()[0].vertices
+    for i, x in enumerate([1, 2, 3, 4]):
+        column = edges[edges[:, 0] == x, 1]
+        assert column.max() == pytest.approx(y[:, i].mean() + y[:, i].std(ddof=1))
+        assert column.min() == pytest.approx(y[:, i].mean() - y[:, i].std(ddof=1))
+
+
+def test_one_seed_has_a_line_and_no_spread():
+    _, ax = plots.subplots()
+    plots.band(ax, [1, 2], [3.0, 4.0], label="one")
+    edges = ax.collections[0].get_paths()[0].vertices
+    assert set(edges[:, 1]) == {3.0, 4.0}
+
+
+def test_what_diverged_says_so_instead_of_an_empty_axis():
+    _, ax = plots.subplots()
+    plots.band(ax, [1, 2], [[np.nan, np.nan]], label="rate 10")
+    assert [t.get_text() for t in ax.texts] == ["rate 10: diverged"]
+
+
+def test_a_wrong_shape_is_named():
+    _, ax = plots.subplots()
+    with pytest.raises(ValueError, match=r"y must have shape \(n_seeds, 3\) to go with x, got \(2, 2\)"):
+        plots.band(ax, [1, 2, 3], np.zeros((2, 2)), label="x")
+
+
+def test_lines_differ_in_colour_style_and_grey():
+    assert len(set(plots.COLORS)) == len(plots.STYLES) == len(plots.MARKERS) == 7
+    grey = [np.dot(to_rgb(c), [0.299, 0.587, 0.114]) for c in plots.COLORS]
+    for i in range(6):
+        different = abs(grey[i] - grey[i + 1]) > 0.05
+        assert different or plots.STYLES[i] != plots.STYLES[i + 1]
+    _, ax = plots.subplots()
+    for i in range(4):
+        plots.band(ax, [0, 1], [[i, i]], label=str(i), number=i)
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in ax.lines}) == 4
+
+
+@pytest.mark.parametrize(("shape", "count"), [((1, 1), 1), ((1, 3), 3), ((2, 2), 4)])
+def test_subplots_have_the_size_asked_for(shape, count):
+    figure, axes = plots.subplots(*shape, width=7, height=2)
+    assert np.size(axes) == count
+    assert tuple(figure.get_size_inches()) == (7, 2 * shape[0])
+
+
+def test_figures_stay_open_nowhere():
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    plots.subplots()
+    assert pyplot.get_fignums() == before
+    assert matplotlib.get_backend()
+
+
+def test_show_gives_a_png_with_alternative_text_and_a_caption(shown):
+    figure, ax = plots.subplots(width=4, height=3)
+    ax.plot([0, 1])
+    plots.show(figure, caption="A line rises.", alt="a line")
+    (data, metadata), (caption, _) = shown
+    assert metadata["image/png"]["alt"] == data["text/plain"] == "a line"
+    assert caption["text/markdown"] == "*A line rises.*"
+    assert picture(shown[0]).size == (440, 330)
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    def one():
+        figure, ax = plots.subplots()
+        ax.plot([0, 1, 4])
+        return plots.png(figure)
+
+    assert one() == one()
+
+
+def test_an_animation_ends_with_its_static_twin(shown):
+    figure, ax = plots.subplots(width=3, height=2)
+    (line,) = ax.plot([], [], "o-")
+    ax.set(xlim=(0, 5), ylim=(0, 5))
+    drawn = []
+
+    def draw(i):
+        drawn.append(i)
+        line.set_data(range(i + 1), range(i + 1))
+
+    plots.animate(figure, draw, 5, seconds=2, caption="It moves.", alt="dots")
+    image = picture(shown[0])
+    assert sorted(drawn) == list(range(5))
+    assert (image.n_frames, image.info["loop"], image.info["default_image"]) == (6, 1, True)
+    frames = []
+    for i in range(6):
+        image.seek(i)
+        frames.append(np.asarray(image.convert("RGB"), dtype=int))
+    assert (frames[0] == frames[5]).all()  # first what shows where nothing moves, last where the animation stops
+    draw(4)
+    still = np.asarray(Image.open(io.BytesIO(plots.png(figure))).convert("RGB"), dtype=int)
+    assert np.abs(frames[0] - still).mean() < 2
+    ink = [(frame.sum(2) < 600).sum() for frame in frames[1:]]
+    assert ink == sorted(ink)
+    assert ink[0] < ink[-1]
+
+
+@pytest.mark.parametrize(("caption", "alt", "name"), [("", "x", "caption"), ("x", " ", "alt")])
+def test_no_figure_without_words(shown, caption, alt, name):
+    figure, _ = plots.subplots()
+    with pytest.raises(ValueError, match=f"{name} must not be empty"):
+        plots.show(figure, caption=caption, alt=alt)
+    with pytest.raises(ValueError, match=f"{name} must not be empty"):
+        plots.animate(figure, lambda i: None, 2, caption=caption, alt=alt)
+    assert shown == []
+
+
+def test_one_frame_is_no_animation(shown):
+    figure, _ = plots.subplots()
+    with pytest.raises(ValueError, match="frames must be >= 2 to move, got 1"):
+        plots.animate(figure, lambda i: None, 1, caption="c", alt="a")
+
+
+def test_a_table_is_markdown(shown):
+    plots.table({"F1": ["1", "2"], "ours": ["≈ 3", "≈ 4"]}, ["small", "large"], caption="A table.")
+    assert shown[0][0]["text/markdown"].splitlines() == [
+        "|  | small | large |",
+        "| --- | ---: | ---: |",
+        "| F1 | 1 | 2 |",
+        "| ours | ≈ 3 | ≈ 4 |",
+        "",
+        "*A table.*",
+    ]
+    with pytest.raises(ValueError, match="row 'F1' must have 2 entries, one per column, got 1"):
+        plots.table({"F1": ["1"]}, ["small", "large"], caption="A table.")
