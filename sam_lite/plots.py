@@ -32,7 +32,10 @@ def subplots(
 
 
 def band(ax: Axes, x: Sequence[float], y: np.ndarray, *, label: str, number: int = 0, marker: bool = False) -> None:
-    """Mean over seeds with a band of one standard deviation. x: (n,), y: (n_seeds, n). number: colour and style."""
+    """Mean over seeds with a band of one standard deviation. x: (n,), y: (n_seeds, n). number: colour and style.
+
+    The band of positive values ends at the smallest, so that a logarithmic axis can show it.
+    """
     x, y = np.asarray(x, float), np.atleast_2d(np.asarray(y, float))
     if y.shape[1] != len(x):
         raise ValueError(f"y must have shape (n_seeds, {len(x)}) to go with x, got {y.shape}")
@@ -41,7 +44,8 @@ def band(ax: Axes, x: Sequence[float], y: np.ndarray, *, label: str, number: int
     n = number % len(COLORS)
     mean, spread = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
     ax.plot(x, mean, color=COLORS[n], linestyle=STYLES[n], marker=MARKERS[n] if marker else None, ms=5, label=label)
-    ax.fill_between(x, mean - spread, mean + spread, color=COLORS[n], alpha=0.15, linewidth=0)
+    low = np.maximum(mean - spread, y.min(0)) if (y > 0).all() else mean - spread
+    ax.fill_between(x, low, mean + spread, color=COLORS[n], alpha=0.15, linewidth=0)
 
 
 def dots(ax: Axes, x: Sequence[float], y: Sequence[float], *, label: str, number: int = 0) -> None:

@@ -40,6 +40,12 @@ def test_a_band_is_mean_and_standard_deviation():
         assert column.min() == pytest.approx(y[:, i].mean() - y[:, i].std(ddof=1))
 
 
+def test_the_band_of_positive_values_stays_positive():
+    _, ax = plots.subplots()
+    plots.band(ax, [1], [[0.1], [0.1], [9.0]], label="a jump")
+    assert ax.collections[0].get_paths()[0].vertices[:, 1].min() == 0.1
+
+
 def test_one_seed_has_a_line_and_no_spread():
     _, ax = plots.subplots()
     plots.band(ax, [1, 2], [3.0, 4.0], label="one")
