@@ -70,8 +70,8 @@ def check(
     paper: str = "–",
     unit: str = "",
     slide: int | None = None,
-) -> bool:
-    """Print one line with the claim, the paper's figure, ours and the verdict; return the verdict.
+) -> None:
+    """Print one line with the claim, the paper's figure, ours and the verdict, and keep the verdict in `LEDGER`.
 
     values: one number per seed. The claim holds (✓) if the 95% interval of their mean lies above `above` and below
     `below`; a value that is not finite fails it (✗). Ours is the mean ± the half-width of the interval.
@@ -84,19 +84,17 @@ def check(
     holds = mean - half > above and mean + half < below
     count = f"{len(values)} seeds" if len(values) > 1 else "1 run"
     _line(holds, claim, paper, estimate(values, unit), count, slide)
-    return holds
 
 
 def check_exact(
     claim: str, *, value: float, expected: float, tolerance: float = 1e-8, paper: str = "–", slide: int | None = None
-) -> bool:
+) -> None:
     """The same for a number that theory gives: it holds if |value - expected| <= tolerance max(1, |expected|).
 
     Ours is printed with four decimals and compared by CI: for float64 arithmetic without random numbers.
     """
     holds = abs(float(value) - float(expected)) <= tolerance * max(1.0, abs(float(expected)))
     _line(holds, claim, paper, f"= {float(value):.4f}", "exact", slide)
-    return holds
 
 
 def summary() -> None:
