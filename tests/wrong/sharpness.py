@@ -148,7 +148,7 @@ MUTANTS = [
         _CLIMB,
         "point, best = torch.where(high > best, u, point), torch.maximum(high, best)\n        step",
         "point, best = u, high\n        step",
-        "tests/test_sharpness.py::test_box_with_negative_curvature_has_its_maximum_inside",
+        "tests/test_sharpness.py::test_the_best_point_met_is_kept",
     ),
     (
         "steps never shorten",

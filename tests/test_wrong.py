@@ -1,0 +1,142 @@
+"""The suite rejects wrong implementations: every fault listed in tests/wrong/ fails the test named beside it.
+
+Each is planted in a copy of the package. A new process for each would spend two seconds on importing torch, so one
+process imports everything but `sam_lite` and forks: `python tests/test_wrong.py`, a line of JSON in, a line out.
+"""
+
+import ast
+import contextlib
+import gc
+import io
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = sorted((ROOT / "tests" / "wrong").glob("*.py"))
+MUTANTS = [pytest.param(*row, id=f"{t.stem}: {row[0]}") for t in TABLES for row in runpy.run_path(str(t))["MUTANTS"]]
+TESTS = sorted({mutant.values[-1] for mutant in MUTANTS})
+NOT_A_FAULT = {"NameError", "UnboundLocalError", "AttributeError", "ImportError", "ModuleNotFoundError", "SyntaxError"}
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider"]
+SECONDS = 60  # then a test that does not end is killed
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")]
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    """A function (folder of a package, tests) -> exit code and outcomes, from a process that serves until the end."""
+    single = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    environment = os.environ | single | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    with subprocess.Popen(
+        [sys.executable, __file__], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+
+        def ask(folder, tests):
+            print(json.dumps([str(folder), tests]), file=server.stdin, flush=True)
+            return json.loads(server.stdout.readline())
+
+        yield ask
+        server.stdin.close()
+
+
+def copy_of_the_package(folder):
+    shutil.copytree(ROOT / "sam_lite", folder / "sam_lite", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_there_are_many_faults_of_every_part():
+    assert len(MUTANTS) >= 25 and {"sam", "training", "hessian", "sharpness", "landscape_toys"} <= {
+        t.stem for t in TABLES
+    }
+    names = [mutant.id for mutant in MUTANTS]
+    assert len(names) == len(set(names))
+
+
+def test_without_a_fault_every_named_test_passes(outcome, tmp_path):
+    result = outcome(copy_of_the_package(tmp_path), TESTS)
+    assert result["code"] == 0, result["output"]
+    passed = {name for name, when, what in result["reports"] if when == "call" and what == "passed"}
+    assert set(TESTS) <= passed | {name.partition("[")[0] for name in passed}
+
+
+@pytest.mark.parametrize(("name", "file", "right", "wrong", "test"), MUTANTS)
+def test_a_fault_is_found(outcome, tmp_path, name, file, right, wrong, test):
+    source = (ROOT / file).read_text(encoding="utf-8")
+    assert source.count(right) == 1, f"{right!r} must stand once in {file}, and does {source.count(right)} times"
+    planted = source.replace(right, wrong)
+    assert ast.dump(ast.parse(planted)) != ast.dump(ast.parse(source))
+    (copy_of_the_package(tmp_path) / file).write_text(planted, encoding="utf-8")
+    result = outcome(tmp_path, [test])
+    assert result["code"] == 1, f"{test} does not find it: {result['output']}"
+    failed = [(when, what) for _, when, what in result["reports"] if what != "passed"]
+    assert [when for when, _ in failed] == ["call"] and failed[0][1] not in NOT_A_FAULT, result["output"]
+
+
+class Reports:
+    """What came of each test: (its name, setup, call or teardown, "passed" or the name of the exception)."""
+
+    def __init__(self):
+        self.rows = []
+
+    def pytest_runtest_makereport(self, item, call):
+        self.rows.append((item.nodeid, call.when, call.excinfo.typename if call.excinfo else "passed"))
+
+
+def run(folder, tests, results):
+    """In the child: the tests on the package in `folder`."""
+    signal.alarm(SECONDS)
+    with open(folder / "output.txt", "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.dont_write_bytecode = len(tests) == 1  # compiled once, with all tests; those of faults are read once each
+    sys.path.insert(0, str(folder))
+    import sam_lite
+
+    assert Path(sam_lite.__file__).parent == folder / "sam_lite"
+    reports = Reports()
+    code = pytest.main([*OPTIONS, "--basetemp", str(folder / "tmp"), *tests], plugins=[reports])
+    results.write_text(json.dumps({"code": int(code), "reports": reports.rows}))
+
+
+def serve():
+    """Before the first fork: everything that the tests import, and nothing of ours."""
+    import numpy.random  # noqa: F401
+    import pandas  # noqa: F401
+    import scipy.optimize  # noqa: F401
+    import sklearn.decomposition  # noqa: F401
+    import torch._dynamo  # the first optimizer would
+    import torch.func
+    import torch.nn.attention
+    import torch.optim.swa_utils  # noqa: F401
+
+    torch.set_num_threads(1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        pytest.main([*OPTIONS, str(ROOT / "tests" / "wrong")])  # no test is there; pytest has all its parts loaded
+    gc.freeze()  # pytest collects garbage at its end: not this
+    assert not any(name.partition(".")[0] == "sam_lite" for name in sys.modules)
+    for line in sys.stdin:
+        folder, tests = json.loads(line)
+        results = Path(folder) / "results.json"
+        child = os.fork()
+        if child == 0:
+            try:
+                run(Path(folder), tests, results)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        ended = os.waitstatus_to_exitcode(status)
+        answer = json.loads(results.read_text()) if results.exists() else {"code": ended, "reports": []}
+        output = (Path(folder) / "output.txt").read_text()
+        print(json.dumps(answer | {"output": output}), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
