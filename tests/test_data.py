@@ -177,6 +177,10 @@ def test_digits():
     pixels = x - x.min()
     mine = torch.cat([d.x_train, d.x_test]).double()
     mine = ((mine - mine.min()) / (mine.max() - mine.min()) * 16).round().numpy()
+    expected = (mine[1000:] - mine[:1000].mean()) / mine[
+        :1000
+    ].std()  # the test part by the numbers of the training part
+    np.testing.assert_allclose(d.x_test.numpy(), expected, atol=1e-5)
     labels = torch.cat([d.y_train, d.y_test]).numpy()
     assert sorted(map(tuple, np.c_[mine, labels])) == sorted(map(tuple, np.c_[pixels, y]))
     assert len(digits(1000, 100).y_test) == 100

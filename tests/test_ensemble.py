@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
 from sam_lite import stacked
 from sam_lite.data import Data, batches
@@ -162,6 +163,19 @@ def test_a_member_is_frozen_when_it_reaches_the_loss():
         torch.testing.assert_close(member(many.params, i), member(again.params, 0), rtol=0, atol=1e-12)
 
 
+def test_those_that_go_on_keep_their_momentum_and_rho():
+    """The first ends after one check; what it leaves behind must not reach the others."""
+    settings = [dict(lr=0.3, momentum=0.5), dict(lr=0.01, momentum=0.9, rho=0.3), dict(lr=0.02, rho=0.1)]
+    data, together = cloud(), {name: [s.get(name, 0.0) for s in settings] for name in ("lr", "momentum", "rho")}
+    many = train_ensemble(
+        MAKE, data, seeds=[0, 1, 2], batch_size=8, steps=90, stop_loss=0.3, check_every=15, **together
+    )
+    assert many.table["step"].iloc[0] < 90 and many.table["step"].tolist()[1:] == [90, 90], many.table
+    for i in (1, 2):
+        single = train_ensemble(MAKE, data, seeds=[i], batch_size=8, steps=90, **settings[i])
+        torch.testing.assert_close(member(many.params, i), member(single.params, 0), rtol=0, atol=1e-12)
+
+
 def test_a_diverged_member_is_marked_and_poisons_nobody():
     data = cloud()
     many = train_ensemble(MAKE, data, seeds=[0, 1, 2], batch_size=8, lr=[0.1, 1e200, 0.1], steps=50, check_every=10)
@@ -186,8 +200,21 @@ def test_records_and_hook():
     assert many.records["step"].tolist() == [8, 16, 24] * 2
     assert many.records["number"].tolist() == [0] * 3 + [10] * 3
     assert many.records["epoch"].tolist() == [8 / 6, 16 / 6, 4.0] * 2
-    last = many.records.groupby("model").tail(1)["first"]
-    assert last.tolist() == many.params["0.bias"][:, 0].tolist()
+    last = many.records.groupby("model").tail(1)
+    assert last["first"].tolist() == many.params["0.bias"][:, 0].tolist()
+    for i, row in enumerate(last.to_dict("records")):
+        for part, x, y in (("train", *data[:2]), ("test", *data[2:])):
+            out = functional_call(MAKE().double(), member(many.params, i), (x,))
+            assert row[f"{part}_loss"] == pytest.approx(F.cross_entropy(out, y).item(), rel=1e-12)
+            assert row[f"{part}_acc"] == pytest.approx((out.argmax(1) == y).double().mean().item(), rel=1e-6)
+
+
+def test_evaluation_in_blocks_is_evaluation(monkeypatch):
+    model, data = MAKE().double(), cloud()
+    params, outputs = stack([params_of(build(MAKE, seed).double()) for seed in (0, 1)]), stacked.forward(model)
+    whole = stacked.evaluate(outputs, params, data.x_train, data.y_train)
+    monkeypatch.setattr(stacked, "BLOCK", 7)  # 60 points: the last block has 4
+    torch.testing.assert_close(stacked.evaluate(outputs, params, data.x_train, data.y_train), whole)
 
 
 def test_it_starts_where_it_is_told():

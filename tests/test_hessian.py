@@ -185,6 +185,14 @@ def test_starts_agree_and_the_start_is_an_argument():
     assert by_hand == few[2]
 
 
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**60])
+def test_eigenvalues_have_the_unit_of_the_loss(scale):
+    params, loss = tanh_net()
+    one, other = (top_eigenvalues(lambda p, c=c: c * loss(p), params, k=3, steps=12) for c in (1.0, scale))
+    close(other.values / scale, one.values)
+    close(other.residuals / scale, one.residuals)
+
+
 def test_tol_stops_as_soon_as_the_residual_allows():
     model, _, _, loss = relu_net()
     params = params_of(model)

@@ -97,7 +97,7 @@ def assert_near(a, b, tolerance=1e-12):
 
 def one_weight(value=1.0, dtype=torch.float64, **settings):
     """A parameter, and a step on `loss(w)` with it."""
-    w = nn.Parameter(torch.as_tensor(value, dtype=dtype))
+    w = nn.Parameter(torch.tensor(value, dtype=dtype))
     optimizer = SAM(SGD([w], lr=settings.pop("lr", 0.1)), settings.pop("rho", 0.05), **settings)
 
     def step(loss):
@@ -473,7 +473,7 @@ def make(base, **settings):
 
 @each_base
 def test_resume_is_exact_to_the_bit(base):
-    settings = {"every": 2, "start": 1, "probability": 0.6, "seed": 3}
+    settings = {"every": 2, "start": 1, "probability": 0.6, "seed": 0}
     model, optimizer, scheduler = make(base, **settings)
     run(model, optimizer, 5, scheduler)
     file = io.BytesIO()
@@ -601,7 +601,7 @@ def test_without_any_gradient_it_stays(climb):
 
 def test_weights_come_back_by_copy_not_by_subtraction():
     start = torch.linspace(0.1, 1, 50)
-    w, _, step = one_weight(start, dtype=torch.float32, lr=0.0, rho=3e7)
+    w, _, step = one_weight(start.tolist(), dtype=torch.float32, lr=0.0, rho=3e7)
     for _ in range(3):
         step(lambda w: (w**2).sum())
     assert torch.equal(w, start)

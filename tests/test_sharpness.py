@@ -153,6 +153,27 @@ def test_box_with_negative_curvature_has_its_maximum_inside(box):
     close(found.value, 100 * 1.5 / 1.3, 1e-3)
 
 
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_direction])
+def test_the_best_point_met_is_kept(measure):
+    """On waves much shorter than the steps a climb goes up and down."""
+    seen, early = [], []
+
+    def waves(p):
+        value = torch.sin(90 * p["w"]).sum() + torch.cos(37 * p["w"][0])
+        seen.append(value.detach())
+        return value
+
+    for seed in range(5):
+        seen.clear()
+        found = measure(waves, point([0.1, -0.2]), 1.0, seed=seed)
+        met = torch.stack([torch.tensor(value.item(), dtype=torch.float64) for value in seen])
+        early.append(met.argmax() < len(met) - 3)
+        highest = found.value * (1 + found.loss) / 100 if measure in BOXES else found.value
+        close(highest, met.max() - found.loss)
+        close(waves(add(point([0.1, -0.2]), found.direction)), met.max())
+    assert any(early) or measure is box_sharpness_lbfgs  # whose line search ends on top
+
+
 def test_the_start_is_an_argument_in_half_widths():
     hessian = positive(12)
     for seed in range(3):

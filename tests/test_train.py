@@ -260,7 +260,18 @@ def test_dropout_follows_the_seed_and_the_global_generator_stays(data):
         models.append(model)
     torch.set_rng_state(before)
     assert_same(models[0], models[1])
-    assert not torch.allclose(models[0][0].weight, models[2][0].weight)  # a full batch: only the dropout differs
+    assert not torch.allclose(models[0][0].weight, models[2][0].weight)
+
+
+def test_with_equal_points_only_dropout_tells_seeds_apart(data):
+    equal = data._replace(x_train=data.x_train[:1].expand(96, -1), y_train=data.y_train[:1].expand(96))
+    for p, differ in ((0.0, False), (0.5, True)):
+        models = [
+            build(lambda p=p: nn.Sequential(nn.Linear(40, 16), nn.Dropout(p), nn.Linear(16, 10)), 0) for _ in "12"
+        ]
+        for seed, model in enumerate(models):
+            train(model, equal, sgd(model), batch_size=32, steps=2, seed=seed)
+        assert torch.equal(models[0][0].weight, models[1][0].weight) != differ
 
 
 class Bar:
@@ -297,7 +308,7 @@ def test_progress(data, capsys):
 
 def test_it_stops_at_a_loss(data):
     model = net()
-    records = train(model, data, sgd(model, 0.2), batch_size=8, stop_loss=0.5, check_every=10)
+    records = train(model, data, sgd(model, 0.2), batch_size=8, stop_loss=0.5, steps=3000, check_every=10)
     losses = records["train_loss"].to_numpy()
     assert records.attrs["status"] == "stop_loss" and losses[-1] <= 0.5 and (losses[:-1] > 0.5).all()
     assert records["step"].tolist() == list(range(10, 10 * len(losses) + 1, 10))
