@@ -408,6 +408,31 @@ def test_twice_is_the_same_and_nothing_else_is_touched():
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_and_weight_decay_are_those_of_the_loss(training):
+    """Batch norm by hand, in either mode; weight decay moves every eigenvalue by its own size."""
+    model, x, y = (
+        net_of(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)),
+        random(8, 3),
+        torch.arange(8) % 2,
+    )
+    model.train()(10 * x + 1)  # running statistics far from those of the batch
+    params, mean, var = params_of(model), model[1].running_mean.clone(), model[1].running_var.clone()
+
+    def by_hand(p):
+        h = x @ p["0.weight"].T + p["0.bias"]
+        m, v = (h.mean(0), h.var(0, correction=0)) if training else (mean, var)
+        h = ((h - m) / (v + model[1].eps).sqrt() * p["1.weight"] + p["1.bias"]).tanh()
+        return nn.functional.cross_entropy(h @ p["3.weight"].T + p["3.bias"], y)
+
+    loss, exact = loss_of(model.train(training), x, y), torch.linalg.eigvalsh(autograd_hessian(by_hand, params)).flip(0)
+    close(top_eigenvalues(loss, params, k=3, steps=count(params)).values, exact[:3], 1e-8)
+    decayed = top_eigenvalues(
+        lambda p: loss(p) + 0.01 / 2 * to_vector(p).square().sum(), params, k=3, steps=count(params)
+    )
+    close(decayed.values, exact[:3] + 0.01, 1e-8)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

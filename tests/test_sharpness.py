@@ -1,5 +1,6 @@
 """Every notion of sharpness against closed forms: quadratics, linear losses, and what rescaling must not change."""
 
+import inspect
 import itertools
 import math
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from sam_lite import climb, sam
+from sam_lite import climb, sam, sharpness
 from sam_lite.hessian import top_eigenvalues
 from sam_lite.params import add, from_vector, loss_of, params_of, stack, to_vector
 from sam_lite.sharpness import (
@@ -69,6 +70,28 @@ def test_diagonal_hessian_at_the_minimum(box):
     close(found.value, 100 * 0.5 * eps**2 * h.sum() / 1.3)
     assert STATUS[found.status] == "converged" and found.loss == 0.3
     close(found.direction["w"].abs(), [eps] * 12)
+
+
+def test_every_measure_says_what_it_is():
+    """In which norm the radius is, and whose definition it follows; the module, what the loss decides."""
+    norms = {box_sharpness: "|z_i| <= radius", worst_direction: "||e||_2 <= radius", average_direction: "unit sphere"}
+    norms |= {box_sharpness_lbfgs: "`box_sharpness`", ascent_direction: "in the norm of `ascent`"}
+    norms |= {m_sharpness: "Foret et al. 2021", box_flatness: "<= tolerance"}
+    public = {f for f in vars(sharpness).values() if getattr(f, "__module__", "") == sharpness.__name__}
+    assert {f for f in public if inspect.isfunction(f) and f.__name__[0] != "_"} == norms.keys()
+    for measure, norm in norms.items():
+        assert norm in measure.__doc__
+    for word in ("in which norm the radius is", "data", "mode of the\nlayers", "weight decay", "equal loss"):
+        assert word in sharpness.__doc__
+
+
+def test_the_box_sees_the_trace_the_ball_the_largest_and_the_average_their_mean():
+    """Curvatures 4 and 1 at the minimum: 5, 4 and 2.5 times radius^2 / 2."""
+    loss, x, radius = quadratic(torch.tensor([4.0, 1.0], dtype=torch.float64), floor=0.0), point([0.0, 0.0]), 1e-2
+    unit = radius**2 / 2
+    close(box_sharpness(loss, x, radius).value / 100, 5 * unit)
+    close(worst_direction(loss, x, radius).value, 4 * unit, 1e-4)
+    close(average_direction(loss, x, radius, samples=torch.eye(2)).value, 2.5 * unit)
 
 
 @pytest.mark.parametrize("box", BOXES)

@@ -112,6 +112,14 @@ def test_sam_evaluates_two_gradients_a_step_and_moves_batch_statistics_once(data
     assert model[1].num_batches_tracked == 5
 
 
+@pytest.mark.parametrize(("settings", "perturbed"), [({}, 6), ({"every": 3}, 2), ({"start": 4}, 2), ({"start": 99}, 0)])
+def test_records_tell_how_many_steps_were_really_perturbed(data, settings, perturbed):
+    model = net()
+    optimizer = SAM(sgd(model), rho=0.05, **settings)
+    last = train(model, data, optimizer, batch_size=32, steps=6).iloc[-1]
+    assert last["gradients"] - last["step"] == optimizer.sam_steps == perturbed
+
+
 def test_the_scheduler_steps_with_every_step(data):
     model = net()
     optimizer = sgd(model)
