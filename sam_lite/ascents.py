@@ -24,7 +24,7 @@ def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     """
     g = list(grads.values())
     length = torch.linalg.vector_norm(torch.stack(_each(torch._foreach_norm, torch.linalg.vector_norm, g)))
-    e = _each(torch._foreach_mul, torch.mul, g, rho / length.masked_fill(length == 0, math.inf))
+    e = _each(torch._foreach_div, torch.div, g, length.clamp(min=1e-30) / rho)  # 0 / 1e-30 is 0
     return dict(zip(grads, e, strict=True))
 
 
