@@ -79,11 +79,11 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _activations(layers: list, params: Params, x: Tensor) -> list[Tensor]:
-    """The input of every linear layer, and the output of the last."""
+    """The input of every linear layer, and the output of the last. weight: (n_models, n_out, n_in)."""
     values = [x]
     for name, layer in layers:
         if isinstance(layer, nn.Linear):
-            weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]  # (n_models, n_out, n_in), (n_models, n_out)
+            weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
             values.append(torch.bmm(values[-1], weight.mT).add_(bias[:, None]))
         else:
             ACTIVATIONS[type(layer)][0](values[-1])
