@@ -28,6 +28,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds for one cell, as for nbval
+ASSERTING = [n for n in range(2, 34) if n != 30]  # slides of the lecture; 1 is its title, 30 names a paper
 WIDGET = "application/vnd.jupyter.widget-view+json"
 COLOUR = r"\x1b\[[0-9;]*m"
 KEPT_CHUNKS = set(b"IHDR PLTE tRNS pHYs IDAT IEND acTL fcTL fdAT".split())  # of a PNG: the pictures and their sizes
@@ -259,12 +260,14 @@ def claims_page(claims: Iterable[Claim]) -> str:
     """lectures/CLAIMS.md: one table for each notebook."""
     claims = list(claims)
     held = sum(c.mark == "✓" for c in claims)
+    open_slides = [str(n) for n in ASSERTING if str(n) not in {c.slide for c in claims}]
     lines = [
         "# What was measured",
         "",
         "Gathered from the recorded lectures by `tools/record.py`; do not edit. ✓ holds at this scale, ✗ does not.",
         "",
         f"Claims: {len(claims)}. Of these {held} hold.",
+        f"Slides that assert something and have no claim yet: {', '.join(open_slides) or 'none'}.",
     ]
     for name in dict.fromkeys(c.notebook for c in claims):
         lines += ["", f"## [{name}]({name})", "", "| | claim | slide | paper | ours | runs | cell |", "|" + "---|" * 7]
