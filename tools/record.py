@@ -27,7 +27,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 120  # seconds for one cell, as for nbval
+TIMEOUT = 300  # seconds for one cell, as for nbval
 ASSERTING = [n for n in range(2, 34) if n != 30]  # slides of the lecture; 1 is its title, 30 names a paper
 WIDGET = "application/vnd.jupyter.widget-view+json"
 COLOUR = r"\x1b\[[0-9;]*m"
