@@ -124,6 +124,17 @@ def test_back_propagation_by_hand_equals_autograd(activation, criterion):
         torch.testing.assert_close(member(grads, i), reference, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("size", [-1e4, 1e4])
+def test_large_outputs_do_not_overflow(size):
+    """exp(1e4) is infinite; softmax is not, whatever is added to all outputs."""
+    model, data = MAKE().double(), cloud()
+    params = {name: torch.stack([p, p]) for name, p in params_of(model).items()}
+    params["4.bias"][1] += size
+    x, y = (part.expand(2, *part.shape) for part in data[:2])
+    grads = stacked.gradient(model)(params, x, y)
+    torch.testing.assert_close(member(grads, 1), member(grads, 0), rtol=0, atol=1e-9)
+
+
 def test_any_other_model_goes_through_vmap():
     make = lambda: nn.Sequential(  # noqa: E731
         nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3), nn.GroupNorm(2, 4), nn.GELU(), nn.Flatten(), nn.Linear(16, 3)

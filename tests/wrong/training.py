@@ -251,6 +251,13 @@ MUTANTS = [
         "tests/test_ensemble.py::test_back_propagation_by_hand_equals_autograd",
     ),
     (
+        "softmax that overflows",
+        _STACKED,
+        "(out - out.amax(2, keepdim=True)).exp_()",
+        "out.exp()",
+        "tests/test_ensemble.py::test_large_outputs_do_not_overflow",
+    ),
+    (
         "slope of ReLU for tanh",
         _STACKED,
         "torch.ops.aten.tanh_backward(d, out)",
