@@ -46,6 +46,7 @@ def train_ensemble(
     momentum: float | Sequence[float] = 0.0,
     weight_decay: float | Sequence[float] = 0.0,
     rho: float | Sequence[float] = 0.0,
+    dropout: float | Sequence[float] = 0.0,
     ascent: Callable[[Params, Params, Tensor], Params] = steepest_ascent,
     optimizer: str = "sgd",
     schedule: Callable[[int], float] | None = None,
@@ -60,8 +61,9 @@ def train_ensemble(
     """Train one model for each seed, all at once.
 
     make: builds one model, without batch norm or dropout. start: initial weights instead, name -> (n_models, *shape).
-    lr, momentum, weight_decay (part of the gradient, as in torch's SGD and Adam) and rho (0: no SAM): one number, or
-    one per model. optimizer: "sgd" or "adam". schedule(step): multiplies lr, step = 0, 1, ...
+    lr, momentum, weight_decay (part of the gradient, as in torch's SGD and Adam), rho (0: no SAM) and dropout (of the
+    hidden units of ReLU chains): one number, or one per model. optimizer: "sgd" or "adam". schedule(step), step = 0, 1,
+    ..., multiplies lr.
     Every `check_every` steps (default: an epoch, at least 25) a model with training loss <= `stop_loss` is frozen
     (status "stop_loss"), and so is one whose loss is not finite ("diverged"); the others end after `steps` ("steps").
     Every `record_every` steps and at its end a model gets a row in `records`: losses, accuracies, and what
@@ -75,8 +77,10 @@ def train_ensemble(
         "momentum": _per_model("momentum", momentum, n_models, "in [0, 1)", lambda v: 0 <= v < 1),
         "weight_decay": _per_model("weight_decay", weight_decay, n_models, ">= 0", lambda v: v >= 0),
         "rho": _per_model("rho", rho, n_models, ">= 0", lambda v: v >= 0),
+        "dropout": _per_model("dropout", dropout, n_models, "in [0, 0.99]", lambda v: 0 <= v <= 0.99),
     }
     model = make()
+    widths = stacked.hidden(model) if any(hyper["dropout"]) else []
     outputs, gradient = stacked.forward(model), stacked.gradient(model, criterion)
     if any(hyper["rho"]):
         gradient = _sam(gradient, ascent)
@@ -92,7 +96,9 @@ def train_ensemble(
         group = _Group(members, start, hyper, seeds)
         for step in range(1, steps + 1):
             index = group.batch(step, n_train, batch_size)
-            grads = gradient(group.params, data.x_train[index], data.y_train[index], *group.rho)
+            grads = gradient(
+                group.params, data.x_train[index], data.y_train[index], *group.masks(batch_size, widths), *group.rho
+            )
             update(group, grads, step, schedule(step - 1) if schedule else 1.0)
             recorded = bool(record_every) and step % record_every == 0
             if not (recorded or step % every == 0 or step == steps):
@@ -143,6 +149,10 @@ class _Group:
             orders = [torch.stack(list(batches(n_train, batch_size, g))) for g in self.generators]
             self.epoch = torch.stack(orders).to(self.hyper["lr"].device)  # (n, batches, batch_size)
         return self.epoch[:, at]
+
+    def masks(self, batch_size: int, widths: list[int]) -> list[list[Tensor]]:
+        """What dropout leaves of each model's hidden layers, where it is in use."""
+        return [stacked.dropout(self.hyper["dropout"], self.generators, batch_size, widths)] if widths else []
 
     def each(self, name: str, p: Tensor) -> Tensor:
         """A hyper-parameter shaped to multiply a stacked tensor."""
@@ -200,9 +210,10 @@ def _decayed(group: _Group, grads: Params) -> Params:
 def _sam(gradient: Callable, ascent: Callable) -> Callable:
     """`sam.sam_gradient` for stacked models: climb, then the gradient there, every norm and rho being one model's own."""
 
-    def sam(params: Params, x: Tensor, y: Tensor, rho: Tensor) -> Params:
-        climb = vmap(ascent)(gradient(params, x, y), params, rho)
-        return gradient(add(params, climb), x, y)
+    def sam(params: Params, *rest) -> Params:
+        *batch, rho = rest
+        climb = vmap(ascent)(gradient(params, *batch), params, rho)
+        return gradient(add(params, climb), *batch)
 
     return sam
 

@@ -4,7 +4,7 @@
 most of this course, back-propagation by hand does the same with less memory traffic (`make bench` says how much).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -46,14 +46,41 @@ def forward(model: nn.Module) -> Forward:
     return vmap(lambda params, x: functional_call(model, params, (x,)))
 
 
-def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callable[[Params, Tensor, Tensor], Params]:
-    """(params, x, y) -> each model's gradient of criterion(model(x), y), for x (n_models, n, *features), y (n_models, n)."""
+def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callable[..., Params]:
+    """(params, x, y) -> each model's gradient of criterion(model(x), y), for x (n_models, n, *features), y (n_models, n).
+
+    A chain takes a fourth argument, `masks` by which the values of its hidden layers are multiplied: see `dropout`.
+    """
     check_layers(model)
     layers = _chain(model)
     if layers:
         slope = _softmax_slope if criterion is F.cross_entropy else vmap(grad(criterion))
-        return torch.no_grad()(lambda params, x, y: _backward(layers, slope, params, x, y))
+        return torch.no_grad()(lambda params, x, y, masks=(): _backward(layers, slope, params, x, y, masks))
     return vmap(grad(lambda params, x, y: criterion(functional_call(model, params, (x,)), y)))
+
+
+def hidden(model: nn.Module) -> list[int]:
+    """Widths of the hidden layers of a chain with ReLU between its layers, which `dropout` can take; else ValueError."""
+    if not all(type(m) is nn.ReLU for _, m in _chain(model)[1::2]) or not _chain(model):
+        raise ValueError(f"dropout needs a chain of linear layers with ReLU between them, got {model}")
+    return [m.out_features for _, m in _chain(model)[:-1:2]]
+
+
+def dropout(rates: Tensor, generators: Sequence[torch.Generator], n: int, widths: Sequence[int]) -> list[Tensor]:
+    """For each hidden layer a mask (n_models, n, width): 0 with the model's rate, else 1 / (1 - rate).
+
+    Srivastava et al. 2014, with the factor at training time. rates (n_models,) are taken to 1/256: one random byte for
+    each unit, of the model's own generator, and none where the rate is 0.
+    """
+    draws = torch.zeros(len(rates), -(-n * sum(widths) // 8), dtype=torch.int64)
+    for row, rate, generator in zip(draws, rates.tolist(), generators, strict=True):
+        if rate > 0:
+            row.random_(-(2**63), None, generator=generator)
+    drop = (256 * rates).round()[:, None]
+    kept = draws.view(torch.uint8)[:, : n * sum(widths)].to(rates.device) >= drop.to(torch.uint8)
+    sizes = [n * width for width in widths]
+    masks = (kept * (256 / (256 - drop))).split(sizes, dim=1)
+    return [mask.view(len(rates), n, width) for mask, width in zip(masks, widths, strict=True)]
 
 
 @torch.no_grad()
@@ -78,7 +105,7 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return layers if fits and all(type(m) in ACTIVATIONS for _, m in between) else []
 
 
-def _activations(layers: list, params: Params, x: Tensor) -> list[Tensor]:
+def _activations(layers: list, params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> list[Tensor]:
     """The input of every linear layer, and the output of the last. weight: (n_models, n_out, n_in)."""
     values = [x]
     for name, layer in layers:
@@ -87,20 +114,23 @@ def _activations(layers: list, params: Params, x: Tensor) -> list[Tensor]:
             values.append(torch.bmm(values[-1], weight.mT).add_(bias[:, None]))
         else:
             ACTIVATIONS[type(layer)][0](values[-1])
+            if masks:
+                values[-1].mul_(masks[len(values) - 2])
     return values
 
 
-def _backward(layers: list, slope: Callable, params: Params, x: Tensor, y: Tensor) -> Params:
+def _backward(layers: list, slope: Callable, params: Params, x: Tensor, y: Tensor, masks: Sequence[Tensor]) -> Params:
     """Back-propagation: d is the derivative of the loss by the output of the current linear layer."""
-    *inputs, out = _activations(layers, params, x)
-    grads, d = {}, slope(out, y)
+    *inputs, out = _activations(layers, params, x, masks)
+    grads, d, masks = {}, slope(out, y), list(masks)
     for (name, _), (_, activation), value in zip(
         layers[::-2], [*layers[-2::-2], ("", None)], reversed(inputs), strict=True
     ):
         grads[f"{name}.weight"] = torch.bmm(d.mT, value)
         grads[f"{name}.bias"] = d.sum(1)
         if activation is not None:
-            d = ACTIVATIONS[type(activation)][1](torch.bmm(d, params[f"{name}.weight"]), value)
+            d = torch.bmm(d, params[f"{name}.weight"])
+            d = ACTIVATIONS[type(activation)][1](d.mul_(masks.pop()) if masks else d, value)
     return {name: grads[name] for name in params}
 
 

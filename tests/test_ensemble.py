@@ -288,3 +288,78 @@ def test_layers_that_cannot_be_stacked_are_named(layer, message):
     make = lambda: nn.Sequential(nn.Linear(6, 8), layer, nn.Linear(8, 3))  # noqa: E731
     with pytest.raises(ValueError, match=message):
         train_ensemble(make, cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
+def test_dropout_is_back_propagation_through_the_masked_network():
+    model, data = MAKE().double(), cloud()
+    params = stack([{k: p.double() for k, p in params_of(build(MAKE, s)).items()} for s in range(4)])
+    x, y = data.x_train.reshape(4, 15, 6), data.y_train.reshape(4, 15)
+    g = torch.Generator().manual_seed(0)
+    masks = [2.0 * (torch.rand(4, 15, width, generator=g) < 0.5) for width in (8, 7)]
+    grads = stacked.gradient(model)(params, x, y, [m.double() for m in masks])
+    for i in range(4):
+
+        def masked(p, i=i):
+            h = F.relu(x[i] @ p["0.weight"].T + p["0.bias"]) * masks[0][i]
+            h = F.relu(h @ p["2.weight"].T + p["2.bias"]) * masks[1][i]
+            return F.cross_entropy(h @ p["4.weight"].T + p["4.bias"], y[i])
+
+        reference = torch.func.grad(masked)(member(params, i))
+        torch.testing.assert_close(member(grads, i), reference, rtol=0, atol=1e-13)
+
+
+def test_masks_drop_units_at_the_models_own_rate_and_keep_the_mean():
+    rates = torch.tensor([0.0, 0.25, 0.5])
+    masks = stacked.dropout(rates, [torch.Generator().manual_seed(s) for s in range(3)], 500, [40, 60])
+    assert [m.shape for m in masks] == [(3, 500, 40), (3, 500, 60)]
+    for i, rate in enumerate(rates.tolist()):
+        units = torch.cat([m[i].flatten() for m in masks])  # 50,000: the rate to 0.007, at 3 standard errors
+        assert units.unique().tolist() == pytest.approx([1.0] if rate == 0 else [0.0, 1 / (1 - rate)])
+        assert (units == 0).float().mean().item() == pytest.approx(rate, abs=0.007)
+        assert abs(torch.corrcoef(masks[1][i].T)[0, 1:].nan_to_num()).max() < 0.2  # units do not go together
+
+
+def test_dropout_of_a_member_does_not_depend_on_its_neighbours():
+    data = cloud()
+    mixed = train_ensemble(MAKE, data, seeds=[1, 2, 3], batch_size=8, lr=0.1, dropout=[0, 0.25, 0.5], steps=30)
+    for i, rate in enumerate([0, 0.25, 0.5]):
+        single = train_ensemble(MAKE, data, seeds=[i + 1], batch_size=8, lr=0.1, dropout=rate, steps=30)
+        torch.testing.assert_close(member(mixed.params, i), member(single.params, 0), rtol=0, atol=1e-12)
+    plain = train_ensemble(MAKE, data, seeds=[1], batch_size=8, lr=0.1, steps=30)
+    torch.testing.assert_close(member(mixed.params, 0), member(plain.params, 0), rtol=0, atol=1e-12)
+
+
+def test_sam_climbs_and_descends_with_the_same_masks():
+    data = cloud()
+    seen = []
+    true = stacked.dropout
+
+    def counted(*args):
+        seen.append(true(*args))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stacked, "dropout", counted)
+        many = train_ensemble(MAKE, data, seeds=[1], batch_size=60, lr=0.1, rho=0.1, dropout=0.5, steps=1)
+    (masks,) = seen
+    start = member(many.start, 0)
+    order = next(batches(60, 60, torch.Generator().manual_seed(1)))
+    x, y = data.x_train[order], data.y_train[order]
+
+    def masked(p):
+        h = F.relu(x @ p["0.weight"].T + p["0.bias"]) * masks[0][0]
+        h = F.relu(h @ p["2.weight"].T + p["2.bias"]) * masks[1][0]
+        return F.cross_entropy(h @ p["4.weight"].T + p["4.bias"], y)
+
+    reference = sam_gradient(masked, start, 0.1)[0]
+    moved = {name: (start[name] - many.params[name][0]) / 0.1 for name in start}
+    torch.testing.assert_close(moved, {k: g.detach() for k, g in reference.items()}, rtol=0, atol=1e-10)
+
+
+def test_dropout_needs_a_chain_with_relu():
+    with pytest.raises(ValueError, match="dropout needs a chain of linear layers with ReLU between them, got"):
+        train_ensemble(
+            partial(mlp, 6, (8,), 3, activation="tanh"), cloud(), seeds=[0], batch_size=8, lr=0.1, dropout=0.1, steps=1
+        )
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 0.99\], got 1.0"):
+        train_ensemble(MAKE, cloud(), seeds=[0], batch_size=8, lr=0.1, dropout=1.0, steps=1)

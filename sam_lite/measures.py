@@ -1,0 +1,214 @@
+"""Numbers of a trained network that may predict its generalization gap (Jiang et al. 2020, here "J", by equation).
+
+Every function takes one model and gives name -> scalar; `measure` calls them all, and maps over an ensemble:
+
+    vmap(lambda w, w0: measure(outputs, w, w0, x, y), chunk_size=8)(params, start)
+
+outputs: (params, x) -> logits (n, n_classes), pure. w: the weights, w0: where training started, m: the number of points,
+W_i: the weight matrices, a convolution's filters in rows, without biases, d: their number, omega: the number of weights,
+gamma: the margin that a tenth of the points stay below. All are without unit but for those of the loss (nats) and the
+steps. Larger shall mean a larger gap. J puts most under sqrt(. / m), which changes no rank and is left out.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from sam_lite.hessian import top_eigenvalues, trace
+from sam_lite.noise import noise
+from sam_lite.params import Loss, Params, count, from_vector, norm, to_vector
+from sam_lite.sharpness import ascent_direction, box_sharpness
+
+Outputs = Callable[[Params, Tensor], Tensor]
+Measures = dict[str, Tensor]
+TOLERANCE, EPSILON, DELTA = 0.1, 1e-3, 0.1  # J: fall of the accuracy; least noise on a weight; risk of the bound
+LEVELS, DECADES = 9, 4  # of the searches for sigma (from 0.001) and alpha (from 0.0001): to 10^(4 / 512), 1.8%
+
+
+def load_study() -> pd.DataFrame:
+    """The recorded study, one row per model: its settings, how it ended, its gap, and its measures (see study.md)."""
+    return pd.read_parquet(files("sam_lite") / "study.parquet")
+
+
+@torch.no_grad()
+def measure(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tensor, *, samples=8, seed=0) -> Measures:
+    """All measures of a network that need no record of its training. x: (m, *features), y: (m,), its training points.
+
+    samples: noise vectors, of `seed`, for sigma and for the trace. The same for all models of one shape.
+    """
+    size, margin = capacity(params), margins(outputs(params, x), y)
+    gamma = 1 / margin["inverse_margin"].sqrt()
+    found = size | margin | norms(params, start, gamma) | path_norms(outputs, params, x, gamma)
+    found |= flatness(outputs, params, start, x, y, samples=samples, seed=seed)
+    return found | curvature(outputs, params, x, y, samples=samples, seed=seed) | gradients(outputs, params, x, y)
+
+
+def capacity(params: Params) -> Measures:
+    """n_params: omega (J 20). depth: d. vc_dimension: omega d log2(omega), to a constant (Bartlett et al. 2019)."""
+    like, size, depth = next(iter(params.values())), count(params), len(matrices(params))
+    values = {"n_params": size, "depth": depth, "vc_dimension": size * depth * torch.tensor(float(size)).log2().item()}
+    return {name: like.new_tensor(float(value)) for name, value in values.items()}
+
+
+def margins(logits: Tensor, y: Tensor) -> Measures:
+    """inverse_margin: 1 / gamma^2 (J 22), gamma^2 with the sign of gamma. loss: mean cross-entropy, nats.
+
+    negative_entropy: mean of sum_k p_k log p_k over the points, nats (J, after Pereyra et al. 2017).
+    """
+    label = F.one_hot(y, logits.shape[1]).bool()
+    gap = (logits * label).sum(1) - logits.masked_fill(label, -torch.inf).amax(1)
+    gamma, logs = gap.sort().values[len(gap) // 10], logits.log_softmax(1)
+    entropy = (logs.exp() * logs).sum(1).mean()
+    return {
+        "inverse_margin": 1 / (gamma * gamma.abs()),
+        "loss": -(logs * label).sum(1).mean(),
+        "negative_entropy": entropy,
+    }
+
+
+def norms(params: Params, start: Params, gamma: Tensor) -> Measures:
+    """Norms of the weight matrices; |W|_2 is the largest singular value, |W|_F the root of the sum of squares.
+
+    l1, l2, l_inf: sum |w|, sum w^2 (J 42), max |w|. spec_prod, fro_prod: prod |W_i|^2 (J 32, 37).
+    spec_sum, fro_sum: d (prod |W_i|^2)^(1/d) (J 35, 39). Each of these four _over_margin: the product over gamma^2
+    (J 31, 34, 36, 38). fro_over_spec: sum |W_i|_F^2 / |W_i|_2^2 (J 33). spec_orig: that times prod |W_i|_2^2 / gamma^2
+    (J 30), spec_init: with |W_i - W0_i|_F (J 29). fro_distance, spec_distance: sum |W_i - W0_i|^2 (J 40, 41).
+    """
+    now, moved = matrices(params), [w - w0 for w, w0 in zip(matrices(params), matrices(start), strict=True)]
+    fro, fro_moved = (torch.stack([w.square().sum() for w in ws]) for ws in (now, moved))
+    spec, spec_moved = (torch.stack([spectral(w).square() for w in ws]) for ws in (now, moved))
+    flat, depth = torch.cat([w.flatten() for w in now]), len(now)
+    found = {"l1": flat.abs().sum(), "l2": fro.sum(), "l_inf": flat.abs().amax()}
+    for name, squares in (("spec", spec), ("fro", fro)):
+        for tail, product in (("", squares.prod()), ("_over_margin", squares.prod() / gamma**2)):
+            found |= {f"{name}_prod{tail}": product, f"{name}_sum{tail}": depth * product ** (1 / depth)}
+    found |= {"fro_over_spec": (fro / spec).sum(), "fro_distance": fro_moved.sum(), "spec_distance": spec_moved.sum()}
+    bound = found["spec_prod_over_margin"]
+    return found | {"spec_orig": bound * found["fro_over_spec"], "spec_init": bound * (fro_moved / spec).sum()}
+
+
+def path_norms(outputs: Outputs, params: Params, x: Tensor, gamma: Tensor) -> Measures:
+    """path_norm: the outputs' sum for the input 1 with every weight squared (J 44), and over gamma^2 (J 43).
+
+    For ReLU networks without bias: sum over all paths from an input to an output of the product of the squared weights.
+    """
+    path = outputs({name: p.square() for name, p in params.items()}, torch.ones_like(x[:1])).sum()
+    return {"path_norm": path, "path_norm_over_margin": path / gamma**2}
+
+
+def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tensor, *, samples=8, seed=0) -> Measures:
+    """How far the weights can be moved until the accuracy has fallen by a tenth; |.| over all weights and biases.
+
+    sigma: of noise N(0, sigma^2), on average. alpha: of the worst u found with |u_i| <= alpha, by ascent.
+    sigma', alpha': the same in proportion, N(0, sigma'^2 w_i^2 + e^2), |u_i| <= alpha' |w_i| + e, e = 0.001.
+    flatness, sharpness: 1 / sigma^2, 1 / alpha^2 (J 53, 54); _mag: 1 / sigma'^2, 1 / alpha'^2 (J 61, 62).
+    pacbayes_init: |w - w0|^2 / (4 sigma^2) + log(m / sigma) + 10 (J 48); _orig: with |w|^2 (J 49).
+    sharp_init: |w - w0|^2 log(2 omega) / (4 alpha^2) + log(m / alpha) + 10 (J 51); _orig: with |w|^2 (J 52).
+    pacbayes_mag_init: sum_i log((e^2 + (sigma'^2 + 1) |w - w0|^2 / omega) / (e^2 + sigma'^2 (w_i - w0_i)^2)) / 4
+    + log(m / sigma') + 10 (J 56); _orig: with w for w - w0 (J 57). sharp_mag_init, sharp_mag_orig: with alpha'^2 in place
+    of sigma'^2, and 4 log(2 omega / 0.1) in place of 1 (J 58, 59).
+    """
+    w, many, m = to_vector(params), torch.log(2 * to_vector(params).new_tensor(count(params))), len(x)
+    draws, loss = noise("samples", samples, params, seed), _loss(outputs, x, y)
+    accuracy = lambda v: (outputs(from_vector(v, params), x).argmax(1) == y).to(w.dtype).mean()  # noqa: E731
+    base, slope, found = accuracy(w), grad(lambda v: loss(from_vector(v, params))), {}
+
+    def on_average(spread: Callable, size: Tensor) -> Tensor:
+        return base - torch.stack([accuracy(w + spread(size) * u) for u in draws]).mean()
+
+    def at_worst(box: Callable, size: Tensor) -> Tensor:
+        return base - accuracy(_climb(slope, w, box(size)))
+
+    moved = {"init": w - to_vector(start), "orig": w}
+    sigma = _reach(partial(on_average, lambda s: s), w.new_tensor(1e-3))
+    alpha = _reach(partial(at_worst, lambda s: s + 0 * w), w.new_tensor(1e-4))
+    for origin, v in moved.items():
+        square = v.square().sum() / 4
+        found[f"pacbayes_{origin}"] = square / sigma**2 + torch.log(m / sigma) + 10
+        found[f"sharp_{origin}"] = square * many / alpha**2 + torch.log(m / alpha) + 10
+    found |= {"flatness": sigma**-2, "sharpness": alpha**-2}
+    sigma = _reach(partial(on_average, lambda s: (s * w).square().add(EPSILON**2).sqrt()), w.new_tensor(1e-3))
+    alpha = _reach(partial(at_worst, lambda s: s * w.abs() + EPSILON), w.new_tensor(1e-4))
+    for origin, v in moved.items():
+        found[f"pacbayes_mag_{origin}"] = _magnitude_bound(v, sigma, 1.0) + torch.log(m / sigma) + 10
+        extra = 4 * (many - math.log(DELTA))
+        found[f"sharp_mag_{origin}"] = _magnitude_bound(v, alpha, extra) + torch.log(m / alpha) + 10
+    return found | {"flatness_mag": sigma**-2, "sharpness_mag": alpha**-2}
+
+
+def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples=8, seed=0) -> Measures:
+    """trace, lambda_max: of the Hessian. box: Keskar's metric 2.1 for 1e-3, percent. sam: L(w + e) - L(w) at rho 0.05, nats.
+
+    fisher_rao: (d + 1)^2 times the mean of (w . gradient)^2 over the points (J 45, Liang et al. 2019).
+    """
+    loss = _loss(outputs, x, y)
+    each = lambda p: F.cross_entropy(outputs(p, x), y, reduction="none")  # noqa: E731
+    along = jvp(each, (params,), (params,))[1]
+    return {
+        "trace": trace(loss, params, probes=2 * samples, seed=seed).mean,
+        "lambda_max": top_eigenvalues(loss, params, steps=min(12, count(params)), seed=seed).values[0],
+        "box": box_sharpness(loss, params, 1e-3, steps=8, seed=seed).value,
+        "sam": ascent_direction(loss, params, 0.05).value,
+        "fisher_rao": (len(matrices(params)) + 1) ** 2 * along.square().mean(),
+    }
+
+
+def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: int = 40) -> Measures:
+    """gradient_norm: |gradient|. gradient_variance: mean of |g_i - gradient|^2 over the points (J 67), from batches' means.
+
+    Batches of `batch` successive points, whose means vary less by that factor.
+    """
+    n = len(x) // batch
+    xs, ys = (part[: n * batch].view(n, batch, *part.shape[1:]) for part in (x, y))
+    of_batch = vmap(lambda x, y: to_vector(grad(_loss(outputs, x, y))(params)))(xs, ys)
+    variance = batch * (of_batch - of_batch.mean(0)).square().sum() / (n - 1)
+    return {"gradient_norm": norm(grad(_loss(outputs, x, y))(params)), "gradient_variance": variance}
+
+
+def matrices(params: Params) -> list[Tensor]:
+    """The weights of the layers as matrices (n_out, n_in), without biases."""
+    return [p.flatten(1) for p in params.values() if p.ndim > 1]
+
+
+def spectral(w: Tensor, steps: int = 100) -> Tensor:
+    """The largest singular value, by power iteration from w's own longest row: maps, where an SVD is slow."""
+    square = w @ w.mT if w.shape[0] < w.shape[1] else w.mT @ w
+    v = square.sum(1)
+    for _ in range(steps):
+        v = square @ v
+        v = v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(w.dtype).tiny)
+    return torch.linalg.vector_norm(square @ v).sqrt()
+
+
+def _loss(outputs: Outputs, x: Tensor, y: Tensor) -> Loss:
+    return lambda params: F.cross_entropy(outputs(params, x), y)
+
+
+def _reach(fall: Callable[[Tensor], Tensor], low: Tensor) -> Tensor:
+    """The largest size in DECADES from `low` at which the accuracy falls by no more than TOLERANCE; by bisection."""
+    high = low * 10**DECADES
+    for _ in range(LEVELS):
+        middle = (low * high).sqrt()
+        holds = fall(middle) <= TOLERANCE
+        low, high = torch.where(holds, middle, low), torch.where(holds, high, middle)
+    return low
+
+
+def _climb(slope: Callable[[Tensor], Tensor], w: Tensor, box: Tensor, steps: int = 4) -> Tensor:
+    """A point of high loss in the box around w: to the corner that the slope shows, then by half its width each time."""
+    u = box * slope(w).sign()
+    for _ in range(steps - 1):
+        u = (u + box * slope(w + u).sign()).clamp(-box, box)
+    return w + u
+
+
+def _magnitude_bound(v: Tensor, size: Tensor, extra: float | Tensor) -> Tensor:
+    spread = EPSILON**2 + (size**2 + extra) * v.square().mean()
+    return (spread / (EPSILON**2 + (size * v).square())).log().sum() / 4

@@ -1,0 +1,220 @@
+"""Rank statistics against loops over all pairs, SciPy, and constructions whose answer is known."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kendalltau
+
+from sam_lite import ranking
+
+AXES = ["lr", "width", "depth"]
+
+
+def grid(seed=0, ties=False, seeds=2):
+    """54 networks: a gap that depends on the axes, a measure that depends on the gap, and noise on both."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        dict(lr=a, width=b, depth=c, seed=s)
+        for a, b, c, s in itertools.product(range(3), range(3), range(3), range(seeds))
+    ]
+    table = pd.DataFrame(rows)
+    table["gap"] = 0.3 + 0.05 * table["lr"] - 0.03 * table["width"] + 0.02 * rng.standard_normal(len(table))
+    table["m"] = table["gap"] + 0.1 * table["depth"] + 0.05 * rng.standard_normal(len(table))
+    return table.round(1) if ties else table
+
+
+def sign(x):
+    return (x > 0) - (x < 0)
+
+
+def tau_by_hand(a, b):
+    pairs = list(itertools.combinations(range(len(a)), 2))
+    return sum(sign(a[i] - a[j]) * sign(b[i] - b[j]) for i, j in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_tau_is_the_mean_over_all_pairs(ties):
+    table = grid(ties=ties)
+    a, b = table["m"].tolist(), table["gap"].tolist()
+    assert ranking.tau(table, "m") == pytest.approx(tau_by_hand(a, b), abs=1e-12)
+    if not ties:
+        assert ranking.tau(table, "m") == pytest.approx(kendalltau(a, b).statistic, abs=1e-12)
+
+
+def test_tau_of_perfect_reversed_constant_and_too_few():
+    table = pd.DataFrame({"gap": [0.1, 0.2, 0.4, 0.3]})
+    table = table.assign(same=table["gap"], reversed=-table["gap"], constant=1.0)
+    assert [ranking.tau(table, m) for m in ("same", "reversed", "constant")] == pytest.approx([1, -1, 0])
+    assert ranking.tau(table.assign(gap=0.5), "same") == 0
+    assert math.isnan(ranking.tau(table[:1], "same"))
+
+
+def psi_by_hand(table, measure, axis):
+    others = [a for a in AXES if a != axis]
+    taus = []
+    for _, part in table.groupby(others):
+        rows = part.to_dict("records")
+        scores = [
+            sign(p[measure] - q[measure]) * sign(p["gap"] - q["gap"])
+            for p, q in itertools.combinations(rows, 2)
+            if p[axis] != q[axis]
+        ]
+        if scores:
+            taus.append(sum(scores) / len(scores))
+    return sum(taus) / len(taus)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("axis", AXES)
+def test_granulated_is_the_mean_of_tau_over_slices(axis, ties):
+    table = grid(ties=ties).sample(frac=0.8, random_state=1)  # uneven slices, in any order, some with one network
+    assert ranking.granulated(table, "m", axis, AXES) == pytest.approx(psi_by_hand(table, "m", axis), abs=1e-12)
+
+
+def test_the_whole_can_rank_the_wrong_way_what_every_slice_ranks_right():
+    """Simpson 1951: along the learning rate the measure is perfect, but width moves it the other way, and further."""
+    rows = [dict(lr=a, width=b, gap=0.1 * a + b, m=0.1 * a - b) for a, b in itertools.product(range(3), range(4))]
+    table = pd.DataFrame(rows)
+    assert ranking.granulated(table, "m", "lr", ["lr", "width"]) == 1
+    assert ranking.granulated(table, "m", "width", ["lr", "width"]) == -1
+    assert ranking.tau(table, "m") < -0.5
+
+
+def test_seeds_alone_are_not_compared():
+    table = pd.DataFrame({"lr": [0, 0, 0], "gap": [1.0, 2, 3], "m": [1.0, 2, 3]})
+    assert math.isnan(ranking.granulated(table, "m", "lr", ["lr"]))
+
+
+def cmi_by_hand(table, measure, axes):
+    rows = table.to_dict("records")
+    pairs = [(p, q) for p, q in itertools.permutations(rows, 2)]
+    best = math.inf
+    for size in range(3):
+        for s in itertools.combinations(axes, size):
+            cells = {}
+            for p, q in pairs:
+                key = tuple((p[a], q[a]) for a in s)
+                v = (sign(p[measure] - q[measure]), sign(p["gap"] - q["gap"]))
+                cells.setdefault(key, []).append(v)
+            information = entropy = 0.0
+            for values in cells.values():
+                n = len(values)
+                for m, g in itertools.product((-1, 0, 1), repeat=2):
+                    joint = values.count((m, g)) / n
+                    one = sum(v[0] == m for v in values) / n
+                    other = sum(v[1] == g for v in values) / n
+                    if joint:
+                        information += n / len(pairs) * joint * math.log(joint / (one * other))
+                for g in (-1, 0, 1):
+                    other = sum(v[1] == g for v in values) / n
+                    if other:
+                        entropy -= n / len(pairs) * other * math.log(other)
+            best = min(best, information / entropy if entropy > 1e-12 else 0.0)
+    return best
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_cmi_is_the_sum_over_cells(ties):
+    table = grid(ties=ties)[::2]
+    assert ranking.cmi(table, "m", AXES) == pytest.approx(cmi_by_hand(table, "m", AXES), abs=1e-10)
+
+
+def test_cmi_of_known_answers():
+    table = grid(seeds=20)
+    rng = np.random.default_rng(1)
+    table = table.assign(same=table["gap"], noise=rng.standard_normal(len(table)), constant=0.0, axis=table["lr"] * 1.0)
+    assert ranking.cmi(table, "same", AXES) == pytest.approx(1)
+    assert ranking.cmi(table, "noise", AXES) < 0.01
+    assert ranking.cmi(table, "constant", AXES) == 0
+    assert ranking.cmi(table, "axis", AXES) == pytest.approx(0, abs=1e-12)  # given lr it tells nothing
+    assert ranking.tau(table, "axis") > 0.2  # though it seemed to
+    assert ranking.cmi(table.assign(gap=1.0), "same", AXES) == 0
+    assert math.isnan(ranking.cmi(table[:1], "same", AXES))
+
+
+def test_cmi_of_sampled_pairs_is_near_that_of_all():
+    table = grid(seeds=10)
+    every, some = ranking.cmi(table, "m", AXES), ranking.cmi(table, "m", AXES, pairs=40_000)
+    assert some == pytest.approx(every, abs=0.02) and some != every
+
+
+def errors_by_hand(table, measure, n_test, enough):
+    found = {}
+    for axis in AXES:
+        others = [a for a in AXES if a != axis]
+        for place, (_, part) in enumerate(table.groupby(others)):
+            for a, b in itertools.combinations(sorted(table[axis].unique()), 2):
+                total = squares = error = 0.0
+                for p, q in itertools.product(
+                    part[part[axis] == a].to_dict("records"), part[part[axis] == b].to_dict("records")
+                ):
+                    delta = p["gap"] - q["gap"]
+                    w = max(0.0, 1 - 2 * math.exp(-2 * n_test * (delta / 2) ** 2)) ** 2
+                    w = max(0.0, w - 0.5)
+                    total, squares = total + w, squares + w * w
+                    error += w * 0.5 * (1 - sign(p[measure] - q[measure]) * sign(delta))
+                if squares and total**2 / squares >= enough:
+                    found[axis, a, b, place] = error / total
+    return found
+
+
+def test_sign_errors_are_the_weighted_means_over_pairs():
+    table = grid(seeds=5)
+    found = ranking.sign_errors(table, "m", AXES, n_test=10_000)
+    keys = zip(found["axis"], found["from"], found["to"], found["slice"], strict=True)
+    by_hand = errors_by_hand(table, "m", 10_000, 12)
+    assert len(by_hand) > 20
+    assert dict(zip(keys, found["error"], strict=True)) == pytest.approx(by_hand)
+    other = ranking.sign_errors(table.assign(m=-table["m"]), "m", AXES, n_test=10_000)
+    np.testing.assert_allclose(found["error"] + other["error"], 1)
+    assert found["error"].between(0, 1).all()
+
+
+def test_a_small_test_set_tells_fewer_environments_apart():
+    table = grid(seeds=5)
+    many, few = (len(ranking.sign_errors(table, "m", AXES, n_test=n)) for n in (10_000, 1_000))
+    assert 0 < few < many
+    assert len(ranking.sign_errors(table, "m", AXES, n_test=10)) == 0
+
+
+def test_bootstrap_has_the_spread_of_the_mean_over_clusters():
+    rng = np.random.default_rng(0)
+    level = rng.standard_normal(100)
+    table = pd.DataFrame({"setting": np.repeat(range(100), 5), "x": np.repeat(level, 5)})
+    means = ranking.bootstrap(table, lambda t: t["x"].mean(), by=["setting"], draws=1000)
+    assert means.mean() == pytest.approx(level.mean(), abs=0.02)
+    assert means.std() == pytest.approx(level.std() / 10, rel=0.1)  # not / sqrt(500): rows of a setting are one
+    again = ranking.bootstrap(table, lambda t: t["x"].mean(), by=["setting"], draws=1000)
+    np.testing.assert_array_equal(means, again)
+
+
+def test_rank_correlation_is_a_row_of_all_answers_and_skips_what_is_not_finite():
+    table = grid(seeds=5)
+    table["holes"] = table["m"].where(table.index % 7 > 0, np.nan).where(table.index % 11 > 0, np.inf)
+    found = ranking.rank_correlation(table, ["m", "holes"], AXES, n_test=10_000)
+    assert found.loc["m", "models"] == len(table)
+    kept = table[np.isfinite(table["holes"])]
+    assert found.loc["holes", "models"] == len(kept) < len(table)
+    assert found.loc["holes", "tau"] == pytest.approx(tau_by_hand(kept["m"].tolist(), kept["gap"].tolist()))
+    for axis in AXES:
+        assert found.loc["m", axis] == ranking.granulated(table, "m", axis, AXES)
+    assert found.loc["m", "psi"] == pytest.approx(found.loc["m", AXES].mean())
+    assert found.loc["m", "cmi"] == ranking.cmi(table, "m", AXES)
+    errors = ranking.sign_errors(table, "m", AXES, n_test=10_000)["error"]
+    assert found.loc["m", "error_max"] == errors.max() and found.loc["m", "error_mean"] == errors.mean()
+
+
+def test_a_measure_without_any_number_has_no_rank():
+    found = ranking.rank_correlation(grid().assign(m=np.nan), ["m"], AXES, n_test=100)
+    assert found.loc["m", "models"] == 0
+    assert found.drop(columns="models").isna().all(axis=None)
+
+
+def test_bad_tables_are_named():
+    with pytest.raises(ValueError, match="table must have a column 'flatness', got lr, width, depth, seed, gap, m"):
+        ranking.rank_correlation(grid(), ["flatness"], AXES)
+    with pytest.raises(ValueError, match=r"axis 'lr' must have two values or more, got \[1\]"):
+        ranking.rank_correlation(grid().assign(lr=1), ["m"], AXES)
