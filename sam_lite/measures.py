@@ -11,19 +11,20 @@ steps. Larger shall mean a larger gap. J puts most under sqrt(. / m), which chan
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vjp, vmap
 
 from sam_lite.hessian import top_eigenvalues, trace
 from sam_lite.noise import noise
-from sam_lite.params import Loss, Params, count, from_vector, norm, to_vector
+from sam_lite.params import Loss, Params, count, dot, from_vector, norm, to_vector
 from sam_lite.sharpness import ascent_direction, box_sharpness
 
 Outputs = Callable[[Params, Tensor], Tensor]
@@ -109,11 +110,11 @@ def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tens
     sigma: of noise N(0, sigma^2), on average. alpha: of the worst u found with |u_i| <= alpha, by ascent.
     sigma', alpha': the same in proportion, N(0, sigma'^2 w_i^2 + e^2), |u_i| <= alpha' |w_i| + e, e = 0.001.
     flatness, sharpness: 1 / sigma^2, 1 / alpha^2 (J 53, 54); _mag: 1 / sigma'^2, 1 / alpha'^2 (J 61, 62).
-    pacbayes_init: |w - w0|^2 / (4 sigma^2) + log(m / sigma) + 10 (J 48); _orig: with |w|^2 (J 49).
-    sharp_init: |w - w0|^2 log(2 omega) / (4 alpha^2) + log(m / alpha) + 10 (J 51); _orig: with |w|^2 (J 52).
-    pacbayes_mag_init: sum_i log((e^2 + (sigma'^2 + 1) |w - w0|^2 / omega) / (e^2 + sigma'^2 (w_i - w0_i)^2)) / 4
-    + log(m / sigma') + 10 (J 56); _orig: with w for w - w0 (J 57). sharp_mag_init, sharp_mag_orig: with alpha'^2 in place
-    of sigma'^2, and 4 log(2 omega / 0.1) in place of 1 (J 58, 59).
+    pacbayes_init, pacbayes_orig: |v|^2 / (4 sigma^2) + log(m / sigma) + 10, v = w - w0 or v = w (J 48, 49).
+    sharp_init, sharp_orig: |v|^2 log(2 omega) / (4 alpha^2) + log(m / alpha) + 10 (J 51, 52).
+    pacbayes_mag_init, pacbayes_mag_orig: sum_i log((e^2 + (sigma'^2 + 1) |v|^2 / omega) / (e^2 + sigma'^2 v_i^2)) / 4
+    + log(m / sigma') + 10 (J 56, 57). sharp_mag_init, sharp_mag_orig: with alpha' for sigma', 4 log(2 omega / 0.1) for 1
+    (J 58, 59).
     """
     w, many, m = to_vector(params), torch.log(2 * to_vector(params).new_tensor(count(params))), len(x)
     draws, loss = noise("samples", samples, params, seed), _loss(outputs, x, y)
@@ -150,7 +151,8 @@ def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples
     """
     loss = _loss(outputs, x, y)
     each = lambda p: F.cross_entropy(outputs(p, x), y, reduction="none")  # noqa: E731
-    along = jvp(each, (params,), (params,))[1]
+    pullback = vjp(each, params)[1]
+    along = grad(lambda v: dot(pullback(v)[0], params))(torch.ones_like(each(params)))  # forward mode, twice backward
     return {
         "trace": trace(loss, params, probes=2 * samples, seed=seed).mean,
         "lambda_max": top_eigenvalues(loss, params, steps=min(12, count(params)), seed=seed).values[0],
@@ -163,13 +165,20 @@ def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples
 def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: int = 40) -> Measures:
     """gradient_norm: |gradient|. gradient_variance: mean of |g_i - gradient|^2 over the points (J 67), from batches' means.
 
-    Batches of `batch` successive points, whose means vary less by that factor.
+    Batches of `batch` successive points, half of all at the most, whose means vary less by that factor.
     """
+    batch = min(batch, len(x) // 2)
     n = len(x) // batch
     xs, ys = (part[: n * batch].view(n, batch, *part.shape[1:]) for part in (x, y))
     of_batch = vmap(lambda x, y: to_vector(grad(_loss(outputs, x, y))(params)))(xs, ys)
     variance = batch * (of_batch - of_batch.mean(0)).square().sum() / (n - 1)
     return {"gradient_norm": norm(grad(_loss(outputs, x, y))(params)), "gradient_variance": variance}
+
+
+def controls(gap: Sequence[float], seed: int = 0) -> pd.DataFrame:
+    """What a good and a useless measure would look like: oracle_02, oracle_05: gap + N(0, 0.02^2), N(0, 0.05^2). random."""
+    noise = np.random.default_rng(seed).standard_normal((3, len(gap)))
+    return pd.DataFrame({"oracle_02": gap + 0.02 * noise[0], "oracle_05": gap + 0.05 * noise[1], "random": noise[2]})
 
 
 def matrices(params: Params) -> list[Tensor]:
@@ -178,9 +187,9 @@ def matrices(params: Params) -> list[Tensor]:
 
 
 def spectral(w: Tensor, steps: int = 100) -> Tensor:
-    """The largest singular value, by power iteration from w's own longest row: maps, where an SVD is slow."""
+    """The largest singular value, by power iteration from fixed noise: maps, where an SVD is slow."""
     square = w @ w.mT if w.shape[0] < w.shape[1] else w.mT @ w
-    v = square.sum(1)
+    v = w.new_tensor(np.random.default_rng(0).standard_normal(len(square)))
     for _ in range(steps):
         v = square @ v
         v = v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(w.dtype).tiny)

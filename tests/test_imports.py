@@ -26,7 +26,7 @@ ARROWS = {
     "climb": ({"params", "noise"}, 130),
     "sharpness": ({"params", "sam", "noise", "climb"}, 150),
     "landscape": ({"params"}, 110),
-    "measures": ({"params", "noise", "hessian", "sharpness"}, 220),
+    "measures": ({"params", "noise", "hessian", "sharpness"}, 225),
     "ranking": (set(), 170),
     "toys": ({"params"}, 150),
     "checkpoint": (set(), 70),

@@ -1,0 +1,288 @@
+"""Measures against loops over weights and points, NumPy's linear algebra, autograd one point at a time, closed forms."""
+
+import itertools
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, vmap
+
+from sam_lite import hessian, measures, sharpness
+from sam_lite.models import build, mlp
+from sam_lite.params import from_vector, loss_of, member, params_of, stack, to_vector
+
+MAKE = partial(mlp, 5, (6, 4), 3)
+
+
+MODEL = MAKE()
+
+
+def outputs(params, x):
+    return functional_call(MODEL, params, (x,))
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A small network trained for a while, its start, and 40 points; float64."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 5, generator=g).double(), torch.randint(0, 3, (40,), generator=g)
+    x[torch.arange(40), y] += 2
+    model = build(MAKE, 0).double()
+    start, optimizer = params_of(model), torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return params_of(model), start, x, y
+
+
+@pytest.fixture(scope="module")
+def found(case):
+    return {name: value.item() for name, value in measures.measure(outputs, *case).items()}
+
+
+def numpy_weights(params):
+    return [p.numpy() for name, p in params.items() if name.endswith("weight")]
+
+
+def gamma_by_hand(case):
+    params, _, x, y = case
+    logits = outputs(params, x).numpy()
+    margins = sorted(row[label] - max(np.delete(row, label)) for row, label in zip(logits, y.numpy(), strict=True))
+    return margins[4]  # of 40: a tenth of the points stay below
+
+
+def test_norms_are_sums_over_layers(case, found):
+    now, start = numpy_weights(case[0]), numpy_weights(case[1])
+    gamma, depth = gamma_by_hand(case), 3
+    spec = [np.linalg.svd(w)[1][0] ** 2 for w in now]
+    fro = [sum(v * v for v in w.flatten()) for w in now]
+    moved = [np.linalg.norm(w - w0) ** 2 for w, w0 in zip(now, start, strict=True)]
+    moved_spec = [np.linalg.norm(w - w0, 2) ** 2 for w, w0 in zip(now, start, strict=True)]
+    ratio = sum(f / s for f, s in zip(fro, spec, strict=True))
+    expected = {
+        "l1": sum(abs(w).sum() for w in now),
+        "l2": sum(fro),
+        "l_inf": max(abs(w).max() for w in now),
+        "spec_prod": math.prod(spec),
+        "spec_sum": depth * math.prod(spec) ** (1 / depth),
+        "spec_prod_over_margin": math.prod(spec) / gamma**2,
+        "spec_sum_over_margin": depth * (math.prod(spec) / gamma**2) ** (1 / depth),
+        "fro_prod": math.prod(fro),
+        "fro_sum": depth * math.prod(fro) ** (1 / depth),
+        "fro_prod_over_margin": math.prod(fro) / gamma**2,
+        "fro_sum_over_margin": depth * (math.prod(fro) / gamma**2) ** (1 / depth),
+        "fro_over_spec": ratio,
+        "spec_orig": math.prod(spec) / gamma**2 * ratio,
+        "spec_init": math.prod(spec) / gamma**2 * sum(m / s for m, s in zip(moved, spec, strict=True)),
+        "fro_distance": sum(moved),
+        "spec_distance": sum(moved_spec),
+        "inverse_margin": 1 / gamma**2,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-8)
+
+
+def test_a_network_that_errs_on_a_tenth_has_a_negative_margin():
+    logits, y = torch.tensor([[1.0, 3.0], [4.0, 0.0]]).repeat(5, 1), torch.tensor([0, 0]).repeat(5)
+    assert measures.margins(logits, y)["inverse_margin"].item() == pytest.approx(-1 / 4)
+
+
+def test_loss_and_entropy_are_means_over_points(case, found):
+    params, _, x, y = case
+    p = outputs(params, x).softmax(1).numpy()
+    assert found["loss"] == pytest.approx(-np.mean([math.log(row[k]) for row, k in zip(p, y, strict=True)]))
+    assert found["negative_entropy"] == pytest.approx(np.mean([sum(v * math.log(v) for v in row) for row in p]))
+
+
+def test_capacity_counts(found):
+    n = 5 * 6 + 6 + 6 * 4 + 4 + 4 * 3 + 3
+    assert (found["n_params"], found["depth"]) == (n, 3)
+    assert found["vc_dimension"] == pytest.approx(n * 3 * math.log2(n))
+
+
+def test_path_norm_is_the_sum_over_all_paths():
+    def make():
+        layers = (nn.Linear(n, m, bias=False) for n, m in ((2, 3), (3, 4), (4, 2)))
+        return nn.Sequential(next(layers), nn.ReLU(), next(layers), nn.ReLU(), next(layers))
+
+    model = build(make, 0).double()
+    a, b, c = numpy_weights(params_of(model))
+    by_hand = sum(
+        (a[j, i] * b[k, j] * c[o, k]) ** 2 for i, j, k, o in itertools.product(range(2), range(3), range(4), range(2))
+    )
+    out = lambda p, x: functional_call(model, p, (x,))  # noqa: E731
+    value = measures.path_norms(out, params_of(model), torch.zeros(7, 2).double(), torch.tensor(2.0))
+    assert value["path_norm"].item() == pytest.approx(by_hand)
+    assert value["path_norm_over_margin"].item() == pytest.approx(by_hand / 4)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5), (1, 3)])
+def test_power_iteration_finds_the_largest_singular_value(shape):
+    w = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert measures.spectral(w).item() == pytest.approx(np.linalg.svd(w.numpy())[1][0], rel=1e-6)
+    assert measures.spectral(0 * w).item() == 0
+
+
+def test_power_iteration_of_equal_and_of_cancelling_columns():
+    assert measures.spectral(torch.eye(4)).item() == pytest.approx(1)
+    assert measures.spectral(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])).item() == pytest.approx(2)
+
+
+def accuracy_by_hand(case, v):
+    params, _, x, y = case
+    hits = [outputs(from_vector(v, params), x[i : i + 1]).argmax().item() == y[i].item() for i in range(len(y))]
+    return sum(hits) / len(hits)
+
+
+STEP = 10 ** (4 / 512)  # resolution of the searches
+
+
+@pytest.mark.parametrize("mag", [False, True])
+def test_sigma_is_where_noise_costs_a_tenth_of_the_accuracy(case, found, mag):
+    w = to_vector(case[0])
+    draws = np.random.default_rng(0).standard_normal((8, len(w)))
+    sigma = found["flatness_mag" if mag else "flatness"] ** -0.5
+    base = accuracy_by_hand(case, w)
+
+    def fall(s):
+        spread = np.sqrt((s * w.numpy()) ** 2 + 0.001**2) if mag else s
+        return base - np.mean([accuracy_by_hand(case, w + torch.from_numpy(spread * u)) for u in draws])
+
+    assert fall(sigma) <= 0.1 < fall(sigma * STEP * 1.0001)
+
+
+def test_alpha_of_a_linear_classifier_is_the_mean_weight():
+    """Two classes, all points on one ray: the logits' difference falls by 2 alpha |x|_1, and is w . x: alpha = mean(w) / 2."""
+    w = torch.tensor([0.3, 0.1, 0.2, 0.6], dtype=torch.float64)
+    params = {"weight": torch.stack([w, 0 * w])}
+    x = torch.linspace(1, 2, 20, dtype=torch.float64)[:, None].expand(20, 4)
+    y = torch.zeros(20, dtype=torch.long)
+    found = measures.flatness(lambda p, x: x @ p["weight"].T, params, params, x, y)
+    alpha = found["sharpness"].item() ** -0.5
+    assert alpha <= w.mean().item() / 2 < alpha * STEP * 1.0001
+    # in proportion, only the first row can move: alpha' w + 0.001 + 0.001 for the other row
+    alpha = found["sharpness_mag"].item() ** -0.5
+    expected = (w.sum().item() - 4 * 0.002) / w.sum().item()
+    assert alpha <= expected < alpha * STEP * 1.0001
+
+
+@pytest.mark.parametrize("mag", [False, True])
+def test_alpha_is_near_what_a_long_attack_finds(case, found, mag):
+    """300 steps from each of 10 corners: it costs a tenth where alpha says so, and not yet at a third of alpha."""
+    params, _, x, y = case
+    w, base = to_vector(params), accuracy_by_hand(case, to_vector(params))
+    slope = torch.func.grad(lambda v: F.cross_entropy(outputs(from_vector(v, params), x), y))
+    alpha = found["sharpness_mag" if mag else "sharpness"] ** -0.5
+
+    def fall(size):
+        box = size * w.abs() + 0.001 if mag else size * torch.ones_like(w)
+        worst, g = 0.0, torch.Generator().manual_seed(0)
+        for _ in range(10):
+            u = box * torch.randn(len(w), generator=g).double().sign()
+            for _ in range(300):
+                u = (u + 0.05 * box * slope(w + u).sign()).clamp(-box, box)
+            worst = max(worst, base - accuracy_by_hand(case, w + u))
+        return worst
+
+    assert fall(alpha / 3) <= 0.1 < fall(alpha * STEP * 1.001)
+
+
+def test_bounds_are_their_formulas(case, found):
+    w, w0 = to_vector(case[0]).numpy(), to_vector(case[1]).numpy()
+    m, n, e = 40, len(w), 1e-3
+    expected = {}
+    for origin, v in (("init", w - w0), ("orig", w)):
+        s, a = found["flatness"] ** -0.5, found["sharpness"] ** -0.5
+        square = sum(x * x for x in v)
+        expected[f"pacbayes_{origin}"] = square / (4 * s**2) + math.log(m / s) + 10
+        expected[f"sharp_{origin}"] = square * math.log(2 * n) / (4 * a**2) + math.log(m / a) + 10
+        s, a = found["flatness_mag"] ** -0.5, found["sharpness_mag"] ** -0.5
+        terms = [math.log((e**2 + (s**2 + 1) * square / n) / (e**2 + s**2 * x**2)) for x in v]
+        expected[f"pacbayes_mag_{origin}"] = sum(terms) / 4 + math.log(m / s) + 10
+        wide = a**2 + 4 * math.log(2 * n / 0.1)
+        terms = [math.log((e**2 + wide * square / n) / (e**2 + a**2 * x**2)) for x in v]
+        expected[f"sharp_mag_{origin}"] = sum(terms) / 4 + math.log(m / a) + 10
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-8)
+
+
+def each_gradient(case):
+    params, _, x, y = case
+    model = MAKE().double()
+    return [
+        to_vector(torch.func.grad(loss_of(model, x[i : i + 1], y[i : i + 1]))(params)).numpy() for i in range(len(y))
+    ]
+
+
+def test_gradients_one_point_at_a_time(case, found):
+    params, _, x, y = case
+    g, w = np.array(each_gradient(case)), to_vector(params).numpy()
+    assert found["fisher_rao"] == pytest.approx(16 * np.mean([(w @ gi) ** 2 for gi in g]))
+    assert found["gradient_norm"] == pytest.approx(np.linalg.norm(g.mean(0)))
+    single = measures.gradients(outputs, params, x, y, batch=1)["gradient_variance"].item()
+    assert single == pytest.approx(sum(np.linalg.norm(gi - g.mean(0)) ** 2 for gi in g) / (len(g) - 1))
+    of_five = measures.gradients(outputs, params, x, y, batch=5)["gradient_variance"].item()
+    means = g.reshape(8, 5, -1).mean(1)
+    assert of_five == pytest.approx(5 * sum(np.linalg.norm(b - means.mean(0)) ** 2 for b in means) / 7)
+
+
+def test_curvature_is_that_of_the_dense_hessian(case):
+    params, _, x, y = case
+    loss = loss_of(MAKE().double(), x, y)
+    dense = hessian.dense(loss, params)
+    found = measures.curvature(outputs, params, x, y, samples=400)
+    error = hessian.trace(loss, params, probes=800).error.item()
+    assert found["trace"].item() == pytest.approx(dense.trace().item(), abs=4 * error)
+    assert error < 0.1 * dense.trace().item()
+    assert found["lambda_max"].item() == pytest.approx(np.linalg.eigvalsh(dense.numpy())[-1], rel=0.02)
+    assert found["sam"].item() == sharpness.ascent_direction(loss, params, 0.05).value.item()
+    assert found["box"].item() == pytest.approx(sharpness.box_sharpness(loss, params, 1e-3).value.item(), rel=0.02)
+
+
+def test_there_are_more_than_forty_and_each_is_told(found):
+    told = " ".join(getattr(measures, name).__doc__ or "" for name in vars(measures) if callable(vars(measures)[name]))
+    short = {name.removesuffix("_over_margin") for name in found}
+    short = {name.replace("_mag_orig", "_orig") for name in short} - {"flatness_mag", "sharpness_mag"}
+    assert len(found) >= 40
+    assert [name for name in short if name not in told] == []
+
+
+def test_all_measures_map_over_an_ensemble(case):
+    params, start, x, y = case
+    other = {name: 1.5 * p for name, p in params.items()}
+    many = vmap(lambda p, s: measures.measure(outputs, p, s, x, y))(stack([params, other]), stack([start, params]))
+    for i, (p, s) in enumerate([(params, start), (other, params)]):
+        single = measures.measure(outputs, p, s, x, y)
+        assert {k: v.item() for k, v in member(many, i).items()} == pytest.approx(
+            {k: v.item() for k, v in single.items()}, rel=1e-9
+        )
+
+
+def test_a_diverged_network_has_no_number_and_spoils_no_other(case):
+    params, start, x, y = case
+    broken = {name: p * math.nan for name, p in params.items()}
+    many = vmap(lambda p, s: measures.measure(outputs, p, s, x, y))(stack([broken, params]), stack([start, start]))
+    assert many["trace"][0].isnan() and many["l2"][0].isnan() and many["inverse_margin"][0].isnan()
+    single = measures.measure(outputs, params, start, x, y)
+    assert many["trace"][1].item() == pytest.approx(single["trace"].item())
+
+
+def test_nothing_is_changed(case):
+    params, start, x, y = case
+    before = {name: p.clone() for name, p in params.items()}
+    state = torch.get_rng_state()
+    measures.measure(outputs, params, start, x, y)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(params, before, rtol=0, atol=0)
+
+
+def test_controls_are_the_gap_in_noise_and_noise():
+    gap = np.random.default_rng(0).uniform(0.3, 0.5, 20_000)
+    found = measures.controls(gap, seed=1)
+    assert (found["oracle_02"] - gap).std() == pytest.approx(0.02, rel=0.05)
+    assert (found["oracle_05"] - gap).std() == pytest.approx(0.05, rel=0.05)
+    assert abs(np.corrcoef(found["random"], gap)[0, 1]) < 0.03
+    assert found.equals(measures.controls(gap, seed=1)) and not found.equals(measures.controls(gap, seed=2))
