@@ -95,8 +95,11 @@ def main() -> None:
     settings = parser.parse_args()
     client = None
     if settings.workers:
+        import dask
         from distributed import Client
 
+        # Dask has its workers give memory back at once, and fetch it anew at every step: a third of the time
+        dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**27})
         client = Client(n_workers=settings.workers, threads_per_worker=1, dashboard_address=None)
     from tqdm import tqdm
 
