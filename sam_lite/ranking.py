@@ -136,6 +136,18 @@ def bootstrap(
     return np.array([statistic(table.iloc[np.concatenate([clusters[i] for i in pick])]) for pick in picks])
 
 
+def jackknife(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], *, by: str = "seed") -> np.ndarray:
+    """One value per seed, n S - (n - 1) S_without: their mean estimates S, their spread its error (Tukey 1958). (n,)
+
+    For a statistic of pairs, which single seeds do not have: `claims.check` takes the values as those of seeds.
+    """
+    seeds = np.unique(table[by])
+    if len(seeds) < 2:
+        raise ValueError(f"table must have two values or more of {by!r}, got {seeds.tolist()}")
+    without = np.array([statistic(table[table[by] != seed]) for seed in seeds])
+    return len(seeds) * statistic(table) - (len(seeds) - 1) * without
+
+
 def _usable(table: pd.DataFrame, measure: str, gap: str) -> pd.DataFrame:
     return table[np.isfinite(table[measure]) & np.isfinite(table[gap])]
 

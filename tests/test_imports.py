@@ -27,7 +27,7 @@ ARROWS = {
     "sharpness": ({"params", "sam", "noise", "climb"}, 150),
     "landscape": ({"params"}, 110),
     "measures": ({"params", "noise", "hessian", "sharpness"}, 225),
-    "ranking": (set(), 170),
+    "ranking": (set(), 180),
     "toys": ({"params"}, 150),
     "checkpoint": (set(), 70),
     "train": ({"data", "checkpoint"}, 175),

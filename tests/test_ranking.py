@@ -131,6 +131,9 @@ def test_cmi_of_known_answers():
     assert ranking.cmi(table, "constant", AXES) == 0
     assert ranking.cmi(table, "axis", AXES) == pytest.approx(0, abs=1e-12)  # given lr it tells nothing
     assert ranking.tau(table, "axis") > 0.2  # though it seemed to
+    table["two"] = table["lr"] - 3.0 * table["width"]
+    assert ranking.cmi(table, "two", AXES) == pytest.approx(0, abs=1e-12)  # given both of its axes
+    assert ranking.cmi(table, "two", ["lr", "depth"]) > 0.05  # given one
     assert ranking.cmi(table.assign(gap=1.0), "same", AXES) == 0
     assert math.isnan(ranking.cmi(table[:1], "same", AXES))
 
@@ -189,6 +192,18 @@ def test_bootstrap_has_the_spread_of_the_mean_over_clusters():
     assert means.std() == pytest.approx(level.std() / 10, rel=0.1)  # not / sqrt(500): rows of a setting are one
     again = ranking.bootstrap(table, lambda t: t["x"].mean(), by=["setting"], draws=1000)
     np.testing.assert_array_equal(means, again)
+
+
+def test_jackknife_of_a_mean_are_the_seeds_means_and_of_tau_it_has_the_right_spread():
+    table = grid(seeds=6)
+    values = ranking.jackknife(table, lambda t: t["gap"].mean())
+    np.testing.assert_allclose(values, table.groupby("seed")["gap"].mean())
+    tables = [grid(seed=s, seeds=8) for s in range(40)]
+    taus = np.array([ranking.tau(t, "m") for t in tables])
+    errors = [ranking.jackknife(t, lambda t: ranking.tau(t, "m")).std(ddof=1) / 8**0.5 for t in tables]
+    assert np.mean(errors) == pytest.approx(taus.std(ddof=1), rel=0.3)
+    with pytest.raises(ValueError, match=r"table must have two values or more of 'seed', got \[0\]"):
+        ranking.jackknife(table[table["seed"] == 0], len)
 
 
 def test_rank_correlation_is_a_row_of_all_answers_and_skips_what_is_not_finite():
