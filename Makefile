@@ -9,7 +9,7 @@ TESTS     := OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile
 unexport PYTHONPATH PYTHONHOME
 export JUPYTER_PREFER_ENV_PATH = 1
 
-.PHONY: help lectures lab test check bench record clean nbval course all
+.PHONY: help lectures lab test check bench study record clean nbval course all
 
 help:
 	@echo "make lectures   run every lecture, print what it verified, write pages to read to _site/"
@@ -17,6 +17,7 @@ help:
 	@echo "make test       all tests, and every notebook cell against its stored output"
 	@echo "make check      the quick part: style, and the tests that take seconds"
 	@echo "make bench      speed against other tools, as ratios"
+	@echo "make study      make the recorded study of ten thousand models anew, in an hour or two"
 	@echo "make record     run the lectures and store what they say (the only way to change an output)"
 	@echo "make clean      remove all that these made, .venv included"
 
@@ -40,6 +41,9 @@ check: all
 
 bench: all
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script; done
+
+study: all
+	$(RUN) -m sam_lite.study results/study --workers 2
 
 record: all
 	$(RUN) tools/record.py

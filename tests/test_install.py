@@ -142,6 +142,18 @@ def recorded(course):
     assert (course / "lectures" / "one.ipynb").read_bytes() == before
 
 
+def study(course):
+    """The real command on a grid of one group, in two processes."""
+    path = course / "sam_lite" / "study.py"
+    small = "\nAXES = dict(width=(8,), depth=(2,), batch_size=(100,), optimizer=('sgd',), dropout=(0.0,))\n"
+    small += "STEPS, SEEDS = 50, (0,)\n"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace("\n\n\ndef group(", small + "\n\ndef group(", 1), encoding="utf-8")
+    assert "steps    9" in make(course, "study")
+    path.write_text(whole, encoding="utf-8")
+    assert (course / "results" / "study" / "study.parquet").stat().st_size > 0
+
+
 def clean(course):
     make(course, "clean")
     assert not (course / ".venv").exists() and not (course / "_site").exists()
@@ -150,7 +162,7 @@ def clean(course):
 def bare(course):
     said = make(course)
     targets = re.findall(r"^make (\w+)", said, re.MULTILINE)
-    assert targets == ["lectures", "lab", "test", "check", "bench", "record", "clean"]
+    assert targets == ["lectures", "lab", "test", "check", "bench", "study", "record", "clean"]
 
 
 MAKE = {  # in this order, in one folder, from nothing
@@ -160,6 +172,7 @@ MAKE = {  # in this order, in one folder, from nothing
     "make test": run_tests,
     "make check": check,
     "make bench": bench,
+    "make study": study,
     "make record": recorded,
     "make clean": clean,
 }
