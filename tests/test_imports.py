@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sam_lite"
 
 # file -> (files of ours that it may import, lines it may have)
-# ensemble is the one above 200: checks of the settings at the door, which take a third of it, are told where they are made
+# above 200: ensemble (a third of it checks the settings at the door), measures (forty formulas, told where they are
+# computed) and widgets (pictures that have nothing to do with each other, one after the other)
 ARROWS = {
     "params": (set(), 110),
     "images": (set(), 80),
@@ -26,7 +27,7 @@ ARROWS = {
     "climb": ({"params", "noise"}, 130),
     "sharpness": ({"params", "sam", "noise", "climb"}, 150),
     "landscape": ({"params"}, 110),
-    "measures": ({"params", "noise", "hessian", "sharpness"}, 225),
+    "measures": ({"params", "noise", "hessian", "sharpness"}, 230),
     "ranking": (set(), 180),
     "toys": ({"params"}, 150),
     "checkpoint": (set(), 70),
@@ -36,7 +37,7 @@ ARROWS = {
     "sweep": (set(), 140),
     "study": ({"data", "models", "stacked", "ensemble", "measures", "sweep"}, 115),
     "plots": (set(), 220),
-    "widgets": ({"plots", "landscape", "toys"}, 220),
+    "widgets": ({"plots", "landscape", "toys", "sam", "measures", "ranking"}, 320),
 }
 # third-party module -> the only files that may import it
 ONLY_IN = {"matplotlib": {"plots", "widgets"}, "ipywidgets": {"widgets"}, "IPython": {"plots", "widgets"}}
