@@ -144,7 +144,7 @@ def test_an_error_stands_in_the_pictures_place_and_the_next_value_recovers(shown
 def count():
     """Living figures and widgets, each of which has a comm."""
     gc.collect()
-    return [sum(isinstance(o, kind) for o in gc.get_objects()) for kind in (Figure, ipywidgets.Widget)]
+    return [sum(issubclass(type(o), kind) for o in gc.get_objects()) for kind in (Figure, ipywidgets.Widget)]
 
 
 def test_many_updates_leave_nothing_behind(shown):
