@@ -148,8 +148,8 @@ MUTANTS = [
     (
         "norm over the whole ensemble",
         _ENSEMBLE,
-        "climb = vmap(ascent)(gradient(params, x, y), params, rho)",
-        "climb = ascent(gradient(params, x, y), params, rho.mean())",
+        "climb = vmap(ascent)(gradient(params, *batch), params, rho)",
+        "climb = ascent(gradient(params, *batch), params, rho.mean())",
         "tests/test_ensemble.py::test_each_member_follows_the_path_it_would_take_alone[sam]",
     ),
     (
