@@ -17,7 +17,7 @@ help:
 	@echo "make test       all tests, and every notebook cell against its stored output"
 	@echo "make check      the quick part: style, and the tests that take seconds"
 	@echo "make bench      speed against other tools, as ratios"
-	@echo "make study      make the recorded study of ten thousand models anew, in an hour or two"
+	@echo "make study      make the recorded study of ten thousand models anew, in about two hours"
 	@echo "make record     run the lectures and store what they say (the only way to change an output)"
 	@echo "make clean      remove all that these made, .venv included"
 

@@ -118,7 +118,7 @@ def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tens
     + log(m / sigma') + 10 (J 56, 57). sharp_mag_init, sharp_mag_orig: with alpha' for sigma', 4 log(2 omega / 0.1) for 1
     (J 58, 59).
     """
-    w, many, m = to_vector(params), torch.log(2 * to_vector(params).new_tensor(count(params))), len(x)
+    w, m, many = to_vector(params), len(x), math.log(2 * count(params))
     draws, loss = noise("samples", samples, params, seed), _loss(outputs, x, y)
     accuracy = lambda v: (outputs(from_vector(v, params), x).argmax(1) == y).to(w.dtype).mean()  # noqa: E731
     base, slope, found = accuracy(w), grad(lambda v: loss(from_vector(v, params))), {}
@@ -139,9 +139,9 @@ def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tens
     found |= {"flatness": sigma**-2, "sharpness": alpha**-2}
     sigma = _reach(partial(on_average, lambda s: (s * w).square().add(EPSILON**2).sqrt()), w.new_tensor(1e-3))
     alpha = _reach(partial(at_worst, lambda s: s * w.abs() + EPSILON), w.new_tensor(1e-4))
+    extra = 4 * (many - math.log(DELTA))
     for origin, v in moved.items():
         found[f"pacbayes_mag_{origin}"] = _magnitude_bound(v, sigma, 1.0) + torch.log(m / sigma) + 10
-        extra = 4 * (many - math.log(DELTA))
         found[f"sharp_mag_{origin}"] = _magnitude_bound(v, alpha, extra) + torch.log(m / alpha) + 10
     return found | {"flatness_mag": sigma**-2, "sharpness_mag": alpha**-2}
 
@@ -221,6 +221,6 @@ def _climb(slope: Callable[[Tensor], Tensor], w: Tensor, box: Tensor, steps: int
     return w + u
 
 
-def _magnitude_bound(v: Tensor, size: Tensor, extra: float | Tensor) -> Tensor:
+def _magnitude_bound(v: Tensor, size: Tensor, extra: float) -> Tensor:
     spread = EPSILON**2 + (size**2 + extra) * v.square().mean()
     return (spread / (EPSILON**2 + (size * v).square())).log().sum() / 4

@@ -27,6 +27,7 @@ AXES = {  # one ensemble for each combination of these ...
 }
 LR = {"sgd": (0.1, 0.2, 0.4), "momentum": (0.01, 0.02, 0.04), "adam": (0.002, 0.004, 0.008)}
 WEIGHT_DECAY, SEEDS = (0.0, 3e-5, 1e-4), (0, 1, 2, 3, 4)  # ... with these, and lr_level 0, 1, 2, in it
+SETTINGS = (*AXES, "lr_level", "weight_decay")
 STEPS, STOP_LOSS, EVERY = 8000, 0.01, 50
 
 

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sam_lite import measures, plots, ranking, toys
+from sam_lite import measures, plots, ranking, study, toys
 from sam_lite.sam import p_ascent
 
 
@@ -249,7 +249,7 @@ def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
 
     table: as of `measures.load_study`, which is the default.
     """
-    axes = ["width", "depth", "batch_size", "optimizer", "dropout", "lr_level", "weight_decay"]
+    axes = list(study.SETTINGS)
     table = measures.load_study() if table is None else table
     settings = (
         table[table["status"] == "stop_loss"]

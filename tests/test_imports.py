@@ -37,7 +37,7 @@ ARROWS = {
     "sweep": (set(), 140),
     "study": ({"data", "models", "stacked", "ensemble", "measures", "sweep"}, 115),
     "plots": (set(), 220),
-    "widgets": ({"plots", "landscape", "toys", "sam", "measures", "ranking"}, 320),
+    "widgets": ({"plots", "landscape", "toys", "sam", "measures", "ranking", "study"}, 320),
 }
 # third-party module -> the only files that may import it
 ONLY_IN = {"matplotlib": {"plots", "widgets"}, "ipywidgets": {"widgets"}, "IPython": {"plots", "widgets"}}

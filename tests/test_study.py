@@ -16,7 +16,7 @@ from sam_lite import measures, study
 from sam_lite.data import Data, mnist1d
 
 CARD = (files("sam_lite") / "study.md").read_text(encoding="utf-8")
-AXES = [*study.AXES, "lr_level", "weight_decay"]
+AXES = list(study.SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -246,14 +246,18 @@ CLUSTER = """
 """
 
 
-@pytest.mark.slow
-def test_on_a_cluster_that_loses_a_worker_the_table_is_the_same(tmp_path):
+def on_a_cluster(tmp_path, how):
+    """Run the jobs on a cluster of two workers to which `how` happens, in a process of its own."""
     pytest.importorskip("distributed", reason="pip install -e .[cluster]")
     script = tmp_path / "cluster.py"
     script.write_text(textwrap.dedent(CLUSTER))
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "out", "kill a worker"], capture_output=True, text=True, timeout=180
-    )
+    command = [sys.executable, script, tmp_path / "out", how]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180)
+
+
+@pytest.mark.slow
+def test_on_a_cluster_that_loses_a_worker_the_table_is_the_same(tmp_path):
+    done = on_a_cluster(tmp_path, "kill a worker")
     assert done.returncode == 0, done.stderr
     pids = (tmp_path / "out.pids").read_text().split()
     assert len(pids) > 6, "a job of the killed worker was begun again"
@@ -262,12 +266,7 @@ def test_on_a_cluster_that_loses_a_worker_the_table_is_the_same(tmp_path):
 
 @pytest.mark.slow
 def test_a_cluster_that_goes_away_is_said_and_what_is_done_stays(tmp_path):
-    pytest.importorskip("distributed", reason="pip install -e .[cluster]")
-    script = tmp_path / "cluster.py"
-    script.write_text(textwrap.dedent(CLUSTER))
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "out", "lose the cluster"], capture_output=True, text=True, timeout=180
-    )
+    done = on_a_cluster(tmp_path, "lose the cluster")
     assert done.returncode != 0 and "the cluster was lost after 2 of 6 jobs; the same call goes on" in done.stderr, (
         done.stderr
     )
