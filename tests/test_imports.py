@@ -36,6 +36,7 @@ ARROWS = {
     "ensemble": ({"params", "sam", "data", "models", "stacked"}, 255),
     "sweep": (set(), 140),
     "study": ({"data", "models", "stacked", "ensemble", "measures", "sweep"}, 115),
+    "checks": (set(), 85),
     "plots": (set(), 220),
     "widgets": ({"plots", "landscape", "toys", "sam", "measures", "ranking", "study"}, 320),
 }

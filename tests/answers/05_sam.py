@@ -1,0 +1,161 @@
+"""Answers to exercise 5. WRONG: (mistake, cell, what stands there, what a student wrote). RIGHT: (name, {cell: text})."""
+
+WRONG = [
+    (
+        "norm per tensor",
+        "climb",
+        "return {name: rho * g / length for",
+        "return {name: rho * g / g.norm() for",
+    ),
+    ("not normalized", "climb", "rho * g / length for", "rho * g for"),
+    ("a constant added to the norm", "climb", "    if length == 0:", "    length = length + 1e-6\n    if length == 0:"),
+    ("NaN at a zero gradient", "climb", "if length == 0:", "if False:"),
+    (
+        "normalizes the gradients in place",
+        "climb",
+        "    return {name: rho * g / length for name, g in grads.items()}",
+        "    return {name: g.mul_(rho / length) for name, g in grads.items()}",
+    ),
+    ("divides by the largest entry", "climb_inf", "torch.sign(g)", "g / max(t.abs().max() for t in grads.values())"),
+    ("ASAM with one factor", "climb_adaptive", "rho * params[name].abs() * t / length", "rho * t / length"),
+    (
+        "ASAM with the sign of w",
+        "climb_adaptive",
+        "rho * params[name].abs() * t / length",
+        "rho * params[name] * t / length",
+    ),
+    (
+        "no second gradient",
+        "gradient_of_sam",
+        "return grad(loss)(add(params, ascent(g, params, rho)))",
+        "return g",
+    ),
+    (
+        "climbs down",
+        "gradient_of_sam",
+        "add(params, ascent(g, params, rho))",
+        "add(params, ascent(g, params, rho), -1)",
+    ),
+    (
+        "differentiates through the ascent",
+        "gradient_of_sam",
+        "return grad(loss)(add(params, ascent(g, params, rho)))",
+        "return grad(lambda p: loss(add(p, ascent(grad(loss)(p), p, rho))))(params)",
+    ),
+    ("weights stay at w + e", "sam_step", "            p.copy_(before)", "            pass"),
+    (
+        "back by subtraction",
+        "sam_step",
+        "        for p in weights:\n            p += rho * p.grad / length\n    optimizer.zero_grad()\n"
+        "    cross_entropy(model(x), y).backward()\n    with torch.no_grad():\n"
+        "        for p, before in zip(weights, saved):\n            p.copy_(before)",
+        "        steps = [rho * p.grad / length for p in weights]\n        for p, e in zip(weights, steps):\n            p += e\n"
+        "    optimizer.zero_grad()\n    cross_entropy(model(x), y).backward()\n    with torch.no_grad():\n"
+        "        for p, e in zip(weights, steps):\n            p -= e",
+    ),
+    (
+        "gradients added up",
+        "sam_step",
+        "    optimizer.zero_grad()\n    cross_entropy(model(x), y).backward()",
+        "    cross_entropy(model(x), y).backward()",
+    ),
+    (
+        "weight decay in the ascent",
+        "sam_step",
+        "        length = torch.sqrt(",
+        "        for p in weights:\n            p.grad += optimizer.param_groups[0]['weight_decay'] * p\n        length = torch.sqrt(",
+    ),
+    ("steps twice", "sam_step", "    optimizer.step()\n", "    optimizer.step()\n    optimizer.step()\n"),
+    (
+        "returns the loss at w + e",
+        "sam_step",
+        "    cross_entropy(model(x), y).backward()",
+        "    loss = cross_entropy(model(x), y)\n    loss.backward()",
+    ),
+    (
+        "each micro-batch climbs by itself",
+        "one_big_batch",
+        "    return mean_gradient(add(params, ascent(mean_gradient(params), params, rho)))",
+        "    parts = [sam_gradient(loss, params, rho)[0] for loss in losses]\n"
+        "    return {name: sum(part[name] for part in parts) / len(losses) for name in params}",
+    ),
+    ("the sum for the mean", "one_big_batch", " / len(losses)", ""),
+    ("the sum for the mean", "own_ascents", " / len(losses)", ""),
+    ("the ascent of the first for all", "own_ascents", "for loss in losses]", "for loss in losses[:1] * len(losses)]"),
+]
+RIGHT = [
+    (
+        "flat vectors in float64",
+        {
+            "climb": """
+def climb(grads, rho):
+    vector = torch.cat([g.reshape(-1).double() for g in grads.values()])
+    size = torch.linalg.vector_norm(vector)
+    return from_vector(vector * (rho / size if size > 0 else 0.0), grads)
+""",
+            "climb_inf": """
+def climb_inf(grads, rho):
+    return {k: torch.where(g > 0, rho, torch.where(g < 0, -rho, 0.0)) for k, g in grads.items()}
+""",
+        },
+    ),
+    (
+        "library functions",
+        {
+            "climb": "climb = lambda grads, rho: ascent(grads, grads, rho)",
+            "climb_adaptive": """
+from sam_lite.ascents import adaptive_ascent
+
+def climb_adaptive(grads, params, rho):
+    return adaptive_ascent(grads, params, rho, eta=0.0)
+""",
+            "gradient_of_sam": "def gradient_of_sam(loss, params, rho):\n    return sam_gradient(loss, params, rho)[0]",
+            "sam_step": """
+from sam_lite.sam import SAM
+
+def sam_step(model, x, y, optimizer, rho):
+    def closure():
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    return SAM(optimizer, rho).step(closure)
+""",
+        },
+    ),
+    (
+        "autograd.grad and loops in place",
+        {
+            "sam_step": """
+def sam_step(model, x, y, optimizer, rho):
+    params = [p for p in model.parameters()]
+    value = cross_entropy(model(x), y)
+    first = torch.autograd.grad(value, params)
+    size = sum(float((g * g).sum()) for g in first) ** 0.5
+    copies = []
+    for p, g in zip(params, first):
+        copies.append(p.data.clone())
+        p.data.add_(g, alpha=rho / size)
+    second = torch.autograd.grad(cross_entropy(model(x), y), params)
+    for p, g, old in zip(params, second, copies):
+        p.data = old
+        p.grad = g
+    optimizer.step()
+    return value
+""",
+            "one_big_batch": """
+def one_big_batch(losses, params, rho):
+    return sam_gradient(lambda p: sum(loss(p) for loss in losses) / len(losses), params, rho)[0]
+""",
+            "own_ascents": """
+def own_ascents(losses, params, rho):
+    total = {name: torch.zeros_like(p) for name, p in params.items()}
+    for loss in losses:
+        g = grad(loss)(params)
+        total = add(total, grad(loss)(add(params, g, rho / norm(g))), 1 / len(losses))
+    return total
+""",
+        },
+    ),
+]
