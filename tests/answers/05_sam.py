@@ -63,7 +63,7 @@ WRONG = [
         "weight decay in the ascent",
         "sam_step",
         "        length = torch.sqrt(",
-        "        for p in weights:\n            p.grad += optimizer.param_groups[0]['weight_decay'] * p\n        length = torch.sqrt(",
+        "        for p in weights:\n            p.grad += decay * p\n        length = torch.sqrt(",
     ),
     ("steps twice", "sam_step", "    optimizer.step()\n", "    optimizer.step()\n    optimizer.step()\n"),
     (
@@ -88,6 +88,8 @@ RIGHT = [
         "flat vectors in float64",
         {
             "climb": """
+from sam_lite.params import from_vector
+
 def climb(grads, rho):
     vector = torch.cat([g.reshape(-1).double() for g in grads.values()])
     size = torch.linalg.vector_norm(vector)
