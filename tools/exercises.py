@@ -12,6 +12,7 @@ import argparse
 import ast
 import re
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -71,14 +72,16 @@ def role(cell: NotebookNode) -> str:
 def faults(path: Path, root: Path = ROOT) -> Iterator[str]:
     """What is wrong with one set; nothing if it can be handed out."""
     solution = nbformat.read(path, as_version=4)
-    target = root / "exercises" / path.relative_to(root / "solutions")
-    expected = blank(solution)
+    names = [cell.metadata.nbgrader.grade_id for cell in solution.cells if role(cell) != "given"]
+    twice = [f"the grade id {name} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
+    if twice:
+        yield from twice
+        return
+    target, expected = root / "exercises" / path.relative_to(root / "solutions"), blank(solution)
     if not target.is_file():
         yield "the blank notebook is missing: run tools/exercises.py build"
     elif target.read_text(encoding="utf-8") != dumps(expected):
         yield "the blank notebook is not what build writes: run tools/exercises.py build"
-    names = [cell.metadata.nbgrader.grade_id for cell in solution.cells if role(cell) != "given"]
-    yield from (f"the grade id {name} is there twice" for name in sorted(set(names)) if names.count(name) > 1)
     yield from _order(solution)
     yield from _leaks(solution, expected)
     if {"check", "written"} - {role(cell) for cell in solution.cells}:
@@ -134,7 +137,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="write exercises/ from solutions/")
     commands.add_parser("check", help="fail if exercises/ is not what build writes, or shows a solution")
+    grade = commands.add_parser("grade", help="grade a folder or a zip of submissions")
+    grade.add_argument(
+        "submissions", type=Path, help="folder or zip: name_id_..._05_sam.ipynb, or name/05_sam/05_sam.ipynb"
+    )
+    grade.add_argument("--out", type=Path, default=Path("grades"), help="results go there (default: grades)")
+    grade.add_argument("--jobs", type=int, default=2, help="submissions at a time (default: 2)")
+    grade.add_argument("--seconds", type=float, default=300, help="limit for one notebook (default: 300)")
+    grade.add_argument("--cell-seconds", type=int, default=60, help="limit for one cell (default: 60)")
+    grade.add_argument("--memory-gb", type=float, default=8, help="address space of one notebook (default: 8)")
     options = parser.parse_args(arguments)
+    if options.command == "grade":
+        import grading
+
+        if not (options.submissions.is_dir() or zipfile.is_zipfile(options.submissions)):
+            parser.error(f"submissions must be a folder or a zip file, got {options.submissions}")
+        found = grading.grade(options.submissions, options.out, options)
+        left = [one for one in found if not one.scores]
+        print("\n".join(f"{one.file}: {one.state}" for one in left))
+        print(f"{len(found) - len(left)} graded, {len(left)} not. See {options.out}/grades.csv and report.html.")
+        return 0
     if options.command == "build":
         for path in build():
             print(path.relative_to(ROOT))

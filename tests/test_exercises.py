@@ -1,0 +1,471 @@
+"""Exercises: what may be handed out, and graders that are themselves graded with right and wrong answers."""
+
+import argparse
+import contextlib
+import copy
+import os
+import runpy
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+exercises = pytest.importorskip("exercises", reason="nbgrader is missing: pip install -e .[instructor]")
+import grading  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+SETS = exercises.source_of()
+OPTIONS = argparse.Namespace(jobs=2, seconds=200, cell_seconds=60, memory_gb=8)
+NAMES = [path.stem for path in SETS]
+# the machine's tools warn about each other where our own code is not concerned
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def test_every_lecture_has_a_set_and_every_set_has_its_catalogue():
+    lectures = {path.stem for path in (ROOT / "lectures").glob("0[1-8]_*.ipynb")}
+    assert lectures <= set(NAMES)
+    assert {path.stem for path in (ROOT / "tests" / "answers").glob("*.py")} == set(NAMES)
+
+
+def test_the_blank_notebooks_can_be_handed_out():
+    assert exercises.check() == []
+    assert exercises.main(["check"]) == 0
+
+
+# ---------------------------------------------------------------- faults that check finds
+
+
+def marks(name, **kind):
+    cell = dict(grade_id=name, schema_version=3, task=False, locked=False, solution=False, grade=False) | kind
+    return {"nbgrader": cell}
+
+
+def good_set():
+    body = "def twice(x):\n    ### BEGIN SOLUTION\n    return x + x + 0 * len('a long line')\n    ### END SOLUTION"
+    written = marks("twice_why", solution=True, grade=True, points=2)
+    cells = [
+        new_code_cell("import math", id="given"),
+        new_code_cell(body, id="twice", metadata=marks("twice", solution=True)),
+        new_code_cell(
+            "assert twice(2) == 4", id="check", metadata=marks("twice_check", grade=True, locked=True, points=3)
+        ),
+        new_markdown_cell("Because.", id="why", metadata=written),
+    ]
+    return new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    )
+
+
+@pytest.fixture
+def course(tmp_path):
+    """(folder with one good set, a function that writes a changed solution and tells the faults)."""
+    (tmp_path / "solutions" / "01_two").mkdir(parents=True)
+
+    def faults(notebook, build=True):
+        nbformat.write(notebook, tmp_path / "solutions" / "01_two" / "01_two.ipynb")
+        if build:
+            exercises.build(tmp_path)
+        return exercises.check(tmp_path)
+
+    return tmp_path, faults
+
+
+def test_a_good_set_has_no_fault_and_shows_no_solution(course):
+    folder, faults = course
+    assert faults(good_set()) == []
+    shown = nbformat.read(folder / "exercises" / "01_two" / "01_two.ipynb", as_version=4)
+    assert "raise NotImplementedError" in shown.cells[1].source and "len(" not in shown.cells[1].source
+    assert shown.cells[3].source == "*Write your answer here.*"
+    assert shown.cells[2].metadata.editable is False and shown.cells[1].metadata.get("editable", True)
+
+
+def test_building_twice_gives_the_same_bytes(course):
+    folder, faults = course
+    faults(good_set())
+    target = folder / "exercises" / "01_two" / "01_two.ipynb"
+    before = target.read_bytes()
+    exercises.build(folder)
+    assert target.read_bytes() == before
+
+
+def change(cell, **values):
+    def apply(notebook):
+        notebook.cells[cell].update(values)
+
+    return apply
+
+
+def remark(cell, **values):
+    def apply(notebook):
+        notebook.cells[cell].metadata.nbgrader.update(values)
+
+    return apply
+
+
+FAULTS = {
+    "a check that follows nothing": (lambda nb: nb.cells.insert(1, nb.cells.pop(2)), "must be followed by"),
+    "no check": (lambda nb: nb.cells.pop(2), "twice must be followed by twice_check"),
+    "a check for nothing": (remark(2, grade_id="other_check"), "other_check checks nothing"),
+    "one id twice": (remark(3, grade_id="twice"), "the grade id twice is there twice"),
+    "no points": (remark(2, points=0), "twice_check gives no points"),
+    "a leaked line": (
+        change(0, source="# return x + x + 0 * len('a long line')"),
+        "given|twice: the blank notebook shows",
+    ),
+    "no markers": (change(1, source="def twice(x):\n    return 2 * x"), "has no ### BEGIN SOLUTION"),
+    "a stub that does not parse": (
+        change(1, source="x = # todo\n### BEGIN SOLUTION\n2\n### END SOLUTION"),
+        "the stub does not parse",
+    ),
+    "no written answer": (lambda nb: nb.cells.pop(3), "there must be checks and a written answer"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_a_set_is_found(course, name):
+    _, faults = course
+    apply, message = FAULTS[name]
+    notebook = good_set()
+    apply(notebook)
+    found = faults(notebook, build=name != "one id twice")  # nbgrader refuses to build that
+    assert any(part in fault for fault in found for part in message.split("|")), found
+    assert all(fault.startswith("01_two: ") for fault in found)
+
+
+def test_a_byte_of_difference_a_missing_and_an_orphaned_notebook_are_found(course):
+    folder, faults = course
+    faults(good_set())
+    target = folder / "exercises" / "01_two" / "01_two.ipynb"
+    target.write_text(target.read_text(encoding="utf-8").replace("import math", "import  math"), encoding="utf-8")
+    assert faults(good_set(), build=False) == [
+        "01_two: the blank notebook is not what build writes: run tools/exercises.py build"
+    ]
+    target.unlink()
+    assert faults(good_set(), build=False) == ["01_two: the blank notebook is missing: run tools/exercises.py build"]
+    other = folder / "exercises" / "02_gone"
+    other.mkdir()
+    shutil.copy(folder / "solutions" / "01_two" / "01_two.ipynb", other / "02_gone.ipynb")
+    assert "02_gone: it has no solution" in faults(good_set(), build=False)
+    exercises.build(folder)
+    assert exercises.check(folder) == [] and not other.exists()
+
+
+# ---------------------------------------------------------------- as a student meets them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SETS, ids=NAMES)
+def test_in_a_blank_set_given_cells_run_and_the_first_failure_is_the_first_check(path):
+    notebook = nbformat.read(ROOT / "exercises" / path.parent.name / path.name, as_version=4)
+    client = NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=True, record_timing=False)
+    client.execute(env=os.environ | {"TQDM_DISABLE": "1"})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            errors = [out.ename for out in cell.outputs if out.output_type == "error"]
+            assert errors == (["NotImplementedError"] if exercises.role(cell) == "check" else []), cell.source
+            said = [out.text for out in cell.outputs if out.get("name") == "stderr"]
+            assert said == [], cell.source
+
+
+# ---------------------------------------------------------------- the graders, graded
+
+
+def written(path, cells):
+    """The solution with the sources of some cells replaced, as bytes of a notebook."""
+    notebook = copy.deepcopy(nbformat.read(path, as_version=4))
+    for cell in notebook.cells:
+        name = cell.metadata.get("nbgrader", {}).get("grade_id")
+        cell.source = cells.get(name, cell.source)
+    return nbformat.writes(notebook)
+
+
+def packs(wrong):
+    """Wrong answers to different parts go into one notebook, to at most half of the parts: then "no other part
+    loses" is tried too, and the catalogue takes a fraction of the time."""
+    most = max(1, len({row[1] for row in wrong}) // 2)
+    found = []
+    for row in wrong:
+        pack = next((p for p in found if len(p) < most and row[1] not in {other[1] for other in p}), None)
+        if pack is None:
+            found.append(pack := [])
+        pack.append(row)
+    return found
+
+
+def catalogue(path):
+    """name of a submission -> (notebook, checks that must lose marks)."""
+    table = runpy.run_path(str(ROOT / "tests" / "answers" / f"{path.stem}.py"))
+    reference = {
+        cell.metadata.nbgrader.grade_id: cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+        if "nbgrader" in cell.metadata
+    }
+    made = {"reference": (written(path, {}), set())}
+    for number, (_, cells) in enumerate(table["RIGHT"]):
+        assert set(cells) <= set(reference)
+        made[f"right {number}"] = (written(path, cells), set())
+    for number, pack in enumerate(packs(table["WRONG"])):
+        cells = {}
+        for name, part, old, new in pack:
+            assert reference[part].count(old) == 1, f"{name}: {old!r} must stand once in {part}"
+            cells[part] = reference[part].replace(old, new)
+        made[f"wrong {number}"] = (written(path, cells), {f"{part}_check" for part in cells})
+    return made
+
+
+@pytest.mark.parametrize("path", SETS, ids=NAMES)
+def test_a_catalogue_is_large_enough(path):
+    table = runpy.run_path(str(ROOT / "tests" / "answers" / f"{path.stem}.py"))
+    assert len(table["WRONG"]) >= 8 and len(table["RIGHT"]) >= 3
+    checks = {
+        cell.metadata.nbgrader.grade_id
+        for cell in nbformat.read(path, as_version=4).cells
+        if exercises.role(cell) == "check"
+    }
+    assert {f"{row[1]}_check" for row in table["WRONG"]} == checks, "a part without a wrong answer"
+    names = [row[:2] for row in table["WRONG"]]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SETS, ids=NAMES)
+def test_right_answers_keep_their_marks_and_wrong_ones_lose_theirs(path, tmp_path):
+    made = catalogue(path)
+    for name, (notebook, _) in made.items():
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / path.name).write_text(notebook, encoding="utf-8")
+    (tmp_path / "in" / "blank").mkdir()
+    shutil.copy(ROOT / "exercises" / path.stem / path.name, tmp_path / "in" / "blank")
+    found = {one.student: one for one in grading.grade(tmp_path / "in", tmp_path / "out", OPTIONS)}
+    assert found.keys() == {*made, "blank"}
+    for name, (_, losing) in made.items():
+        one = found[name]
+        assert one.state == "graded" and one.remarks == [], (name, one)
+        lost = {part for part, score in one.scores.items() if score["points"] not in (None, score["of"])}
+        assert lost == losing, (name, {part: one.scores[part]["failed"] for part in lost ^ losing})
+        assert all("NameError" not in score["failed"] for score in one.scores.values()), name
+        assert one.by_hand > 0
+    assert found["blank"].points == 0 and found["blank"].by_hand == 0
+
+
+# ---------------------------------------------------------------- what people hand in
+
+
+def edited(path, change):
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook)
+    return nbformat.writes(notebook).encode()
+
+
+def cell_of(notebook, name):
+    return next(cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == name)
+
+
+def answer(name, source):
+    def apply(notebook):
+        cell_of(notebook, name).source = source
+
+    return apply
+
+
+def without(name):
+    def apply(notebook):
+        notebook.cells.remove(cell_of(notebook, name))
+
+    return apply
+
+
+def stripped(notebook):
+    for cell in notebook.cells:
+        cell.metadata = {}
+        cell.pop("id", None)
+    notebook.nbformat_minor = 4
+
+
+def as_colab(notebook):
+    notebook.metadata = {"colab": {"provenance": []}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    for number, cell in enumerate(notebook.cells):
+        cell.pop("id", None)
+        cell.metadata["id"] = f"a{number}"
+    notebook.nbformat, notebook.nbformat_minor = 4, 0
+
+
+def split(notebook):
+    cell = cell_of(notebook, "twice")
+    at = notebook.cells.index(cell)
+    head, tail = cell.source.split("\n", 1)
+    second = copy.deepcopy(cell)
+    cell.source, second.source, second["id"] = "unused = 0", head + "\n" + tail, "other"
+    notebook.cells.insert(at + 1, second)
+
+
+def pasted(notebook):
+    cell = cell_of(notebook, "twice")
+    second = copy.deepcopy(cell)
+    second["id"] = "other"
+    notebook.cells.insert(notebook.cells.index(cell), second)
+
+
+@pytest.fixture(scope="module")
+def small_course(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course")
+    target = folder / "solutions" / "01_two"
+    target.mkdir(parents=True)
+    nbformat.write(good_set(), target / "01_two.ipynb")
+    exercises.build(folder)
+    return folder
+
+
+CHECKED = "assert twice(2) == 4"
+FULL, NONE = 3.0, 0.0
+HOSTILE = {  # student -> (change to the solution, points or None, what the state or a remark says)
+    "full": (lambda nb: None, FULL, "graded"),
+    "wrong": (answer("twice", "def twice(x):\n    return 3 * x"), NONE, "graded"),
+    "edited check": (
+        lambda nb: (answer("twice", "def twice(x):\n    return 5")(nb), answer("twice_check", "assert True")(nb)),
+        NONE,
+        "the check twice_check was changed",
+    ),
+    "deleted check": (without("twice_check"), FULL, "twice_check was missing"),
+    "deleted answer": (without("twice"), NONE, "twice was missing"),
+    "stripped": (stripped, FULL, "graded"),
+    "colab": (as_colab, FULL, "graded"),
+    "split": (split, FULL, "twice is there more than once"),
+    "pasted": (pasted, FULL, "twice is there more than once"),
+    "endless": (answer("twice", "while True:\n    pass"), NONE, "graded"),
+    "stubborn": (
+        answer(
+            "twice",
+            "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass",
+        ),
+        None,
+        "ran for more than",
+    ),
+    "exits": (answer("twice", "import os\nos._exit(0)"), None, "ended the kernel"),
+    "prints": (answer("twice", "while True:\n    print('x' * 1000)"), None, ""),
+    "hungry": (answer("twice", "twice = lambda x, a=bytearray(2**40): 4"), NONE, "graded"),
+    "calls home": (
+        answer("twice", "import socket\nsocket.create_connection(('192.0.2.1', 80), 5)\ndef twice(x): return 4"),
+        NONE,
+        "graded",
+    ),
+    "another notebook": (lambda nb: nb.update(cells=[new_code_cell("1 + 1")]), None, "no cell of this exercise"),
+}
+
+
+@pytest.mark.slow
+def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
+    source = small_course / "solutions" / "01_two" / "01_two.ipynb"
+    place = tmp_path / "in"
+    for student, (apply, _, _) in HOSTILE.items():
+        (place / student / "01_two").mkdir(parents=True)
+        (place / student / "01_two" / "01_two.ipynb").write_bytes(edited(source, apply))
+    text = source.read_bytes()
+    files = {
+        "text_1_01_two.ipynb": b"dear professor",
+        "empty_2_01_two.ipynb": b" \n",
+        "cut_3_01_two.ipynb": text[:100],
+        "list_4_01_two.ipynb": b"[1, 2]",
+        "image_5_01_two.png": b"\x89PNG",
+        "lost_6_09_other.ipynb": text,
+        "wide_7_01_two.ipynb": text.decode().encode("utf-16"),
+        "latin_8_01_two.ipynb": text.replace(b"Because.", "Weil es so ist, ähm.".encode("cp1252")),
+        "again_9_01_two (1).ipynb": text,
+        "large_10_01_two.ipynb": b" " * (grading.LARGEST + 1),
+        "C:\\Users\\mia\\mia_11_01_two.ipynb": text,
+        "=cmd_12_01_two.ipynb": text,
+    }
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+    (place / "again_9_01_two.ipynb").write_bytes(edited(source, answer("twice", "def twice(x):\n    return 0")))
+    os.utime(place / "again_9_01_two.ipynb", (1, 1))
+    options = argparse.Namespace(jobs=2, seconds=25, cell_seconds=4, memory_gb=8)
+    found = {one.file: one for one in grading.grade(place, tmp_path / "out", options, small_course)}
+    assert len(found) == len(HOSTILE) + len(files) + 1
+
+    for student, (_, points, said) in HOSTILE.items():
+        one = found[f"{student}/01_two/01_two.ipynb"]
+        assert said in "; ".join([one.state, *one.remarks]), one
+        if student == "prints":
+            assert one.points == 0  # killed or interrupted, as the machine's speed has it
+        elif points is None:
+            assert not one.scores and one.state != "graded", one
+        elif student != "calls home" or grading.isolation():
+            assert (one.points, one.of) == (points, FULL), one
+    reasons = {
+        "text_1_01_two.ipynb": "not a notebook: no JSON",
+        "empty_2_01_two.ipynb": "the file is empty",
+        "cut_3_01_two.ipynb": "not a notebook: no JSON",
+        "list_4_01_two.ipynb": "not a notebook: no nbformat in it",
+        "image_5_01_two.png": "not a notebook: its name does not end in .ipynb",
+        "lost_6_09_other.ipynb": "unknown exercise: its name must end in one of 01_two",
+        "large_10_01_two.ipynb": "too large: 20 MB",
+        "again_9_01_two.ipynb": "not graded: again_9_01_two (1).ipynb of the same student is newer",
+    }
+    for name, reason in reasons.items():
+        assert reason in found[name].state and not found[name].scores, found[name]
+    assert found["wide_7_01_two.ipynb"].remarks == ["its encoding is utf-16, not UTF-8"]
+    assert found["latin_8_01_two.ipynb"].remarks == ["its encoding is cp1252, not UTF-8"]
+    for name in ("wide_7", "latin_8", "again_9", "C:\\Users\\mia\\mia_11", "=cmd_12"):
+        one = next(one for file, one in found.items() if file.startswith(name) and one.state == "graded")
+        assert one.points == FULL, one
+    assert found["C:\\Users\\mia\\mia_11_01_two.ipynb"].student == "mia_11"
+
+    table = (tmp_path / "out" / "grades.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert len(table) == len(found) + 1 and not any(line.startswith("=") for line in table)
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(one.student in report for one in found.values()) and "twice_check" in report
+    pages = {path.stem for path in (tmp_path / "out" / "feedback" / "01_two").glob("*.html")}
+    assert pages == {one.student for one in found.values() if one.scores}
+
+    # a second run grades only what was not finished: here what changes is one file
+    (place / "text_1_01_two.ipynb").write_bytes(text)
+    shutil.rmtree(place / "stubborn")
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(place / "prints")
+    seen = []
+    original = grading._in_a_process
+    grading._in_a_process = lambda request, *rest: seen.append(request["handed"]) or original(request, *rest)
+    try:
+        again = {one.file: one for one in grading.grade(place, tmp_path / "out", options, small_course)}
+    finally:
+        grading._in_a_process = original
+    assert again["text_1_01_two.ipynb"].points == FULL
+    unfinished = [one for one in again.values() if one.student in ("exits", "another notebook", "list_4", "cut_3")]
+    assert len(seen) == 1 + len(unfinished)
+
+
+@pytest.mark.slow
+def test_a_zip_is_graded_like_a_folder(small_course, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("ann_1", "bob_2"):
+        shutil.copy(small_course / "solutions" / "01_two" / "01_two.ipynb", tmp_path / "in" / f"{name}_x_01_two.ipynb")
+    shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in")
+    found = grading.grade(tmp_path / "in.zip", tmp_path / "out", OPTIONS, small_course)
+    assert [(one.student, one.points) for one in found] == [("ann_1_x", FULL), ("bob_2_x", FULL)]
+
+
+def test_a_place_without_submissions_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        exercises.main(["grade", str(tmp_path / "nothing")])
+    assert "submissions must be a folder or a zip file, got" in capsys.readouterr().err
+
+
+NAMED = [
+    ("Doe Jane_123_assignsubmission_file_/05_sam.ipynb", "05_sam", "Doe Jane_123"),
+    ("doejane_LATE_1_2_05_sam-1.ipynb", "05_sam", "doejane_LATE_1_2"),
+    ("submitted/mia/05_sam/05_sam.ipynb", "05_sam", "mia"),
+    ("mia_05_SAM (2).ipynb", "05_sam", "mia"),
+    ("05_sam.ipynb", "05_sam", "unnamed"),
+    ("../../etc/05_sam.ipynb", "05_sam", "etc"),
+    ("mia_05_sam_final.ipynb", "05_sam", "mia"),
+    ("mia_other.ipynb", "", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "exercise", "student"), NAMED)
+def test_names_as_platforms_write_them(name, exercise, student):
+    assert grading._who(name.split("/"), ["05_sam", "06_sam_results"]) == (exercise, student)
