@@ -64,6 +64,11 @@ def granulated(table: pd.DataFrame, measure: str, axis: str, axes: Axes, *, gap:
     return float((score.sum((1, 2))[counts > 0] / counts[counts > 0]).mean()) if counts.any() else np.nan
 
 
+def psi(table: pd.DataFrame, measure: str, axes: Axes, *, gap: str = "gap") -> float:
+    """Psi of Jiang et al. 2020: the mean over the axes of `granulated`; NaN if one of them is."""
+    return float(np.mean([granulated(table, measure, axis, axes, gap=gap) for axis in axes]))
+
+
 def cmi(
     table: pd.DataFrame, measure: str, axes: Axes, *, gap: str = "gap", pairs: int = 400_000, seed: int = 0
 ) -> float:

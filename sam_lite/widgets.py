@@ -278,7 +278,7 @@ def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
             chosen = part[colour] == level
             line.set_data(place[chosen], 100 * part["gap"][chosen])
         left = [a for a in axes if part[a].nunique() > 1]
-        tau, psi = ranking.tau(part, measure), np.mean([ranking.granulated(part, measure, a, left) for a in left])
+        tau, psi = ranking.tau(part, measure), ranking.psi(part, measure, left)
         levels = ", ".join(f"{shape} {level}" for shape, level in zip("●■▲", values, strict=False))
         text.set_text(f"{measure}: τ = {tau:+.2f}, Ψ = {psi:+.2f}; {colour}: {levels}")
         return (

@@ -28,7 +28,7 @@ ARROWS = {
     "sharpness": ({"params", "sam", "noise", "climb"}, 150),
     "landscape": ({"params"}, 110),
     "measures": ({"params", "noise", "hessian", "sharpness"}, 230),
-    "ranking": (set(), 180),
+    "ranking": (set(), 185),
     "toys": ({"params"}, 150),
     "checkpoint": (set(), 70),
     "train": ({"data", "checkpoint"}, 175),

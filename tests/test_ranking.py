@@ -233,3 +233,11 @@ def test_bad_tables_are_named():
         ranking.rank_correlation(grid(), ["flatness"], AXES)
     with pytest.raises(ValueError, match=r"axis 'lr' must have two values or more, got \[1\]"):
         ranking.rank_correlation(grid().assign(lr=1), ["m"], AXES)
+
+
+def test_psi_is_the_mean_over_the_axes():
+    table = grid()
+    along = [ranking.granulated(table, "m", axis, AXES) for axis in AXES]
+    assert ranking.psi(table, "m", AXES) == pytest.approx(sum(along) / 3)
+    assert ranking.psi(table, "m", AXES) == pytest.approx(ranking.rank_correlation(table, ["m"], AXES)["psi"]["m"])
+    assert math.isnan(ranking.psi(table.assign(depth=1), "m", AXES))

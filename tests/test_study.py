@@ -30,10 +30,7 @@ def small():
 
 
 def test_it_holds_every_combination_once(table):
-    """Of the groups that are recorded; the card says how many are missing."""
-    groups = table.groupby(list(study.AXES)).size()
-    missing = int(re.search(r"(\d+) of the 243 groups are still to be recorded", CARD)[1])
-    assert (groups == 45).all() and len(groups) == 243 - missing and missing < 25
+    assert len(table) == 3**7 * 5 and (table.groupby(list(study.AXES)).size() == 45).all()
     assert not table.duplicated([*AXES, "seed"]).any()
     assert all(table[axis].nunique() == 3 for axis in AXES) and sorted(table["seed"].unique()) == [0, 1, 2, 3, 4]
     for axis, values in study.AXES.items():
