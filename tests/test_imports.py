@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sam_lite"
 
 # file -> (files of ours that it may import, lines it may have)
-# above 200: ensemble (a third of it checks the settings at the door), measures (forty formulas, told where they are
-# computed) and widgets (pictures that have nothing to do with each other, one after the other)
+# above 200: ensemble (a third of it checks the settings at the door) and measures (forty formulas, told where they are
+# computed), and by a little explore_networks
 ARROWS = {
     "params": (set(), 110),
     "images": (set(), 80),
@@ -38,10 +38,17 @@ ARROWS = {
     "study": ({"data", "models", "stacked", "ensemble", "measures", "sweep"}, 115),
     "checks": (set(), 85),
     "plots": (set(), 220),
-    "widgets": ({"plots", "landscape", "toys", "sam", "measures", "ranking", "study"}, 320),
+    "widgets": ({"plots"}, 200),
+    "grids": ({"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"}, 150),
+    "explore_toys": ({"plots", "toys", "sam", "widgets"}, 200),
+    "explore_networks": ({"plots", "measures", "ranking", "study", "grids", "widgets"}, 205),
 }
 # third-party module -> the only files that may import it
-ONLY_IN = {"matplotlib": {"plots", "widgets"}, "ipywidgets": {"widgets"}, "IPython": {"plots", "widgets"}}
+ONLY_IN = {
+    "matplotlib": {"plots", "widgets"},
+    "ipywidgets": {"widgets", "explore_toys", "explore_networks"},
+    "IPython": {"plots", "widgets"},
+}
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 

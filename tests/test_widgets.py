@@ -1,5 +1,6 @@
 """Widgets without a browser: every value of every control, errors in the picture's place, and nothing that piles up."""
 
+import asyncio
 import base64
 import gc
 import html
@@ -14,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sam_lite import plots, ranking, toys, widgets
+from sam_lite import explore_networks, explore_toys, grids, plots, ranking, toys, widgets
 from sam_lite.sam import sam_gradient
 
 
@@ -40,14 +41,18 @@ def small_study():
 
 
 MAKE = {
-    "step": widgets.step_explorer,
-    "bouncing": widgets.bouncing_explorer,
-    "measure": lambda: widgets.measure_explorer(small_study()),
+    "flat": explore_toys.flat_explorer,
+    "batch": explore_networks.batch_explorer,
+    "measure": lambda: explore_networks.measure_explorer(small_study()),
+    "step": explore_toys.step_explorer,
+    "rho": explore_networks.rho_explorer,
+    "bouncing": explore_toys.bouncing_explorer,
 }
 
 
 def inputs(widget):
-    return [row.children[0] for row in widget.children[:-1]]
+    found = [row.children[0] for row in widget.children[:-1]]
+    return [one for one in found if not isinstance(one, ipywidgets.Button)]
 
 
 def alt(widget):
@@ -60,7 +65,7 @@ def pixels(widget):
 
 
 def values_of(one):
-    if isinstance(one, ipywidgets.Dropdown):
+    if isinstance(one, (ipywidgets.Dropdown, ipywidgets.SelectionSlider)):
         return one.options
     return np.linspace(one.min, one.max, 7).tolist()
 
@@ -107,10 +112,10 @@ def test_the_kept_background_and_the_marks_make_the_whole_figure(name, shown):
     assert (abs(pixels(widget).astype(int) - twin).max(2) > 40).mean() < 0.02  # marks lie above the legend now
 
 
-@pytest.mark.parametrize("name", ["step", "bouncing"])
+@pytest.mark.parametrize("name", ["flat", "step", "bouncing"])
 def test_slider_and_number_box_agree_both_ways(name, shown):
     for row in MAKE[name]().children[:-1]:
-        slider, box = row.children
+        slider, box, *_ = row.children
         slider.value = slider.min
         assert box.value == slider.min
         box.value = slider.max
@@ -148,7 +153,7 @@ def count():
 
 
 def test_many_updates_leave_nothing_behind(shown):
-    widget = widgets.step_explorer()
+    widget = explore_toys.step_explorer()
     (rho, *_), picture = inputs(widget), widget.children[-1]
     alive, lengths = count(), set()
     for i in range(300):
@@ -162,7 +167,7 @@ def test_many_updates_leave_nothing_behind(shown):
 def test_the_walk_is_sam():
     h = torch.diag(torch.tensor([1.0, 10.0], dtype=torch.float64))
     start = torch.tensor([0.5, -0.3], dtype=torch.float64)
-    walk = widgets._walk(h, start, 0.05, 0.2, 2.0, 10)
+    walk = explore_toys._walk(h, start, 0.05, 0.2, 2.0, 10)
     w = {"w": start}
     for point in walk[1:]:
         w = {"w": w["w"] - 0.05 * sam_gradient(toys.quadratic(h), w, 0.2)[0]["w"]}
@@ -170,18 +175,17 @@ def test_the_walk_is_sam():
 
 
 def test_the_bouncing_picture_says_what_theory_says(shown):
-    widget = widgets.bouncing_explorer()
+    widget = explore_toys.bouncing_explorer()
     expected = toys.two_cycle_amplitude(0.3, 0.3, 3.0)
-    ours, theirs = re.findall(r"[\d.]+(?= from|\.$)", alt(widget))
-    assert float(ours) == pytest.approx(expected, rel=0.02) and float(theirs.rstrip(".")) == pytest.approx(
-        expected, rel=0.01
-    )
+    ours, theirs, lam = re.findall(r"(?:of|at|to) (\d[\d.]*\d)", alt(widget))
+    assert float(ours) == pytest.approx(expected, rel=0.02) and float(theirs) == pytest.approx(expected, rel=0.01)
+    assert float(lam) < 3.0
     inputs(widget)[0].value = 1.0
     assert alt(widget) == "ηλ is 3, not below 2: the path leaves the picture."
 
 
 def test_the_measure_picture_says_tau_and_psi_of_what_is_shown(shown):
-    widget = widgets.measure_explorer(small_study())
+    widget = explore_networks.measure_explorer(small_study())
     table = small_study().groupby(["width", "depth", "batch_size", "optimizer", "dropout", "lr_level"], as_index=False)
     means = table[["gap", "trace", "noise"]].mean()
     measure, _, held = inputs(widget)
@@ -192,3 +196,192 @@ def test_the_measure_picture_says_tau_and_psi_of_what_is_shown(shown):
     psi = np.mean([ranking.granulated(part, "noise", axis, axes) for axis in axes])
     assert f"tau is {ranking.tau(part, 'noise'):+.2f}, Psi {psi:+.2f}" in alt(widget)
     assert "The gap of 48 settings against the rank of noise" in alt(widget)
+
+
+def test_play_moves_the_steps(shown):
+    row = explore_toys.bouncing_explorer().children[6]
+    slider, box, play = row.children
+    play.value = 7
+    assert slider.value == box.value == 7 and (play.min, play.max) == (1, 60)
+    slider.value = 20
+    assert play.value == 20
+
+
+def test_the_drift_in_the_ravine_is_that_of_theory():
+    """Small steps: the mean change of z per step on the two-cycle, from h'(z) = λ z at z = 1."""
+    lr, rho, lam = 0.1, 0.02, 3.0
+    cycle = toys.two_cycle_amplitude(lr, rho, lam)
+    found = explore_toys.ravine_curvature(lr, rho, lam, 100, w=cycle)
+    z = np.sqrt(2 * found / lam - 1)
+    assert (z[-1] - z[0]) / 100 == pytest.approx(toys.drift_per_step(lr, rho, lam, lam), rel=0.05)
+    assert len(explore_toys.ravine_curvature(1.0, 0.5, 5.0, 1000)) < 1000  # ends where it diverges
+
+
+def test_the_true_loss_is_the_mean_over_all_shifts():
+    w, draws = np.linspace(-2, 2, 9), np.random.default_rng(0).standard_normal(200_000)
+    mean = np.stack([explore_toys.moved_wells(x - 0.3 * draws).mean() for x in w])
+    np.testing.assert_allclose(mean, explore_toys.moved_wells(w, 0.3), atol=4e-3)
+
+
+def test_a_sharp_minimum_keeps_less_of_its_promise(shown):
+    widget = explore_toys.flat_explorer()
+    shift, n, _ = inputs(widget)
+    sharp_train, sharp_true, flat_train, flat_true = map(float, re.findall(r"loss (\d\.\d\d)", alt(widget)))
+    assert sharp_train < flat_train and sharp_true > flat_true
+    shift.value = 0
+    sharp_train, sharp_true, flat_train, flat_true = map(float, re.findall(r"loss (\d\.\d\d)", alt(widget)))
+    assert sharp_train == sharp_true and flat_train == flat_true
+
+
+# ---- training behind a button
+
+
+def buttons(widget):
+    row = widget.children[-2]
+    return row.children
+
+
+def trained(*shares, result=None, error=None):
+    """A widget with a Train button whose work has these pieces; (widget, its log)."""
+    figure, ax = plots.subplots()
+    (line,) = ax.plot([], [])
+    log = []
+
+    def update(x):
+        line.set_data([0, x], [0, 1])
+        return f"{len(log)} results"
+
+    def train(x):
+        yield from shares
+        if error:
+            raise error
+        log.append(x)
+
+    controls = {"x": widgets.Control("x", 0, 2, 0.5, 1)}
+    return widgets.explorer(widgets.Picture(figure, [line], update), controls, caption="c", train=train), log
+
+
+async def until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never happened")
+
+
+def test_train_shows_its_progress_and_adds_to_the_picture(shown):
+    widget, log = trained(0.25, 0.5, 1.0)
+    go, stop, bar, said = buttons(widget)
+    seen = []
+    bar.observe(lambda change: seen.append(change["new"]), "value")
+
+    async def press():
+        go.click()
+        assert go.disabled and not stop.disabled
+        go.click()  # twice
+        await until(lambda: not go.disabled)
+
+    asyncio.run(press())
+    assert log == [1.0] and seen == [0.25, 0.5, 1.0, 0.0]
+    assert said.value == "Done, and added to the picture." and alt(widget) == "1 results" and stop.disabled
+
+
+def test_stop_stops_and_adds_nothing_and_train_works_again(shown):
+    widget, log = trained(*[i / 100 for i in range(100)])
+    go, stop, bar, said = buttons(widget)
+
+    async def press():
+        go.click()
+        await until(lambda: bar.value > 0.02)
+        stop.click()
+        await until(lambda: not go.disabled)
+        assert said.value == "Stopped; nothing was added." and log == [] and bar.value == 0
+        go.click()
+        await until(lambda: not go.disabled)
+
+    asyncio.run(press())
+    assert log == [1.0]
+
+
+def test_an_error_in_training_is_shown_and_leaves_the_buttons_usable(shown):
+    widget, log = trained(0.5, error=ValueError("lr must be > 0, got <0>"))
+    go, stop, _, said = buttons(widget)
+
+    async def press():
+        go.click()
+        await until(lambda: not go.disabled)
+
+    asyncio.run(press())
+    assert said.value == "ValueError: lr must be &gt; 0, got &lt;0&gt;" and stop.disabled and log == []
+
+
+def test_two_copies_train_side_by_side(shown):
+    pairs = [trained(*[i / 20 for i in range(20)]) for _ in range(2)]
+
+    async def press():
+        for widget, _ in pairs:
+            buttons(widget)[0].click()
+        buttons(pairs[0][0])[1].click()
+        await until(lambda: not any(buttons(widget)[0].disabled for widget, _ in pairs))
+
+    asyncio.run(press())
+    assert [log for _, log in pairs] == [[], [1.0]]
+
+
+def test_the_batch_explorer_trains_the_setting_it_shows(shown, monkeypatch):
+    monkeypatch.setattr(grids, "UPDATES", 640)  # 20 steps for 1,000 points and as many epochs
+    widget = explore_networks.batch_explorer()
+    size, _, budget = inputs(widget)
+    size.value, budget.value = 1000, "epochs"
+    go, *_, said = buttons(widget)
+
+    async def press():
+        go.click()
+        await until(lambda: not go.disabled)
+
+    asyncio.run(press())
+    assert said.value == "Done, and added to the picture.", said.value
+    assert "1 settings trained live" in alt(widget)
+
+
+# ---- the recorded grids
+
+
+def test_the_grids_are_whole():
+    found = grids.recorded()
+    assert len(found["batch"]) == 8 * 3 * 2 and found["rho"]["surface"].shape == (10, 25, 25)
+    for cell in found["batch"].values():
+        good = np.isfinite(cell["train_loss"])
+        assert (np.isfinite(cell["lambda_max"]) == good).all() and cell["line"].shape == (5, 21)
+    base = found["batch"][32, "the same", "updates"]
+    np.testing.assert_allclose(base["line"][:, 5], base["line"][:, 15], rtol=1e-3)  # from itself to itself
+    assert np.isfinite(found["rho"]["spectrum"]).all()
+    middle = found["rho"]["surface"][:, 12, 12]
+    np.testing.assert_allclose(middle, found["rho"]["train_loss"][:, 0], rtol=1e-3)
+    assert grids.FILE.stat().st_size < 300_000
+
+
+def test_a_sample_of_the_grid_is_what_training_gives():
+    """One short setting exactly (but for rounding), and the mean of a long one."""
+    found = grids.recorded()
+    again = grids.batch_cell(1000, "times √k", "epochs", found["reference"])
+    for name, values in found["batch"][1000, "times √k", "epochs"].items():
+        np.testing.assert_allclose(again[name], values, rtol=0.05, atol=5e-3, err_msg=name)
+    rho = grids.rho_cells([0.1])
+    at = grids.RHOS.index(0.1)
+    assert rho["test_acc"].mean() == pytest.approx(found["rho"]["test_acc"][at].mean(), abs=0.03)
+    assert rho["spectrum"][..., 0].mean() == pytest.approx(found["rho"]["spectrum"][at, :, 0].mean(), rel=0.3)
+
+
+def test_schedules_give_all_sizes_the_same():
+    for budget, unit in (("updates", lambda p: p["steps"]), ("epochs", lambda p: p["steps"] * p["batch_size"])):
+        amounts = [unit(grids.schedule(size, "times k", budget)) for size in grids.SIZES]
+        assert max(amounts) <= 1.05 * min(amounts)
+    assert grids.schedule(128, "times √k", "updates")["lr"] == pytest.approx(0.2)
+    assert grids.schedule(8, "times k", "updates")["lr"] == pytest.approx(0.025)
+
+
+def test_what_diverged_has_no_numbers():
+    *_, (_, params) = grids.training(100, 1e6, 20)
+    found = grids.measured(params, grids.recorded()["reference"])
+    assert all(np.isnan(values).all() for values in found.values())

@@ -1,0 +1,203 @@
+"""The explorers of trained networks: batch size, SAM's radius, and measures of the study."""
+
+from collections.abc import Iterator
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+
+from sam_lite import grids, measures, plots, ranking, study
+from sam_lite.widgets import Choice, Picture, explorer
+
+DONE = {"marker": "o", "ms": 4, "alpha": 0.7}
+UNDONE = {"marker": "x", "ms": 5}
+
+
+def batch_explorer() -> ipywidgets.VBox:
+    """Test accuracy, λ_max and the line from the networks of batch 32, over batch size, learning-rate rule and budget.
+
+    From the recorded grid, five seeds each (lectures 02 and 03). Train repeats the setting with other batches: stars.
+    """
+    cells, base = grids.recorded()["batch"], grids.recorded()["reference"]
+    live: dict[tuple, dict] = {}
+    figure, axes = plots.subplots(1, 3, width=11, height=3.6)
+    curves = [[_mark(ax, 0, linestyle="none", **style) for style in (DONE, UNDONE)] for ax in axes[:2]]
+    means = [_mark(ax, 0, lw=1.2) for ax in axes[:2]]
+    here = [ax.axvline(32, color="grey", linestyle=":") for ax in axes[:2]]
+    stars = [_mark(ax, 1, linestyle="none", marker="*", ms=10) for ax in axes[:2]]
+    lines = [_mark(axes[2], i, lw=1) for i in range(len(grids.SEEDS))]
+    for ax, label in zip(axes, ("test accuracy (%)", "largest eigenvalue of H", "training loss (nats)"), strict=True):
+        ax.set(xscale="log", xlabel="batch size", ylabel=label, xlim=(6, 1300))
+        ax.set_xticks([8, 32, 128, 512], ["8", "32", "128", "512"])
+        ax.minorticks_off()
+    axes[0].set_ylim(15, 55)
+    axes[1].set(yscale="log", ylim=(0.1, 50))
+    axes[2].set(
+        xscale="linear", xlabel="α (0: batch 32, 1: this batch)", xlim=(-0.5, 1.5), yscale="log", ylim=(1e-3, 10)
+    )
+    axes[2].set_xticks([0, 1], ["0", "1"])
+    numbers = [
+        100 * np.array([c["test_acc"] for c in cells.values()]),
+        np.array([c["lambda_max"] for c in cells.values()]),
+    ]
+    keys = list(cells)
+    reached = np.array([c["train_loss"] < 1.01 * grids.ENOUGH for c in cells.values()])
+
+    def update(size: int, rule: str, budget: str) -> str:
+        chosen = [keys.index((s, rule, budget)) for s in grids.SIZES]
+        for values, marks, mean, star, name in zip(
+            numbers, curves, means, stars, ("test_acc", "lambda_max"), strict=True
+        ):
+            sizes = np.repeat(grids.SIZES, len(grids.SEEDS)).reshape(values[chosen].shape)
+            for mark, which in zip(marks, (reached[chosen], ~reached[chosen]), strict=True):
+                mark.set_data(sizes[which], values[chosen][which])
+            mean.set_data(grids.SIZES, _mean(values[chosen]))
+            added = [(s, v) for (s, r, b), cell in live.items() if (r, b) == (rule, budget) for v in cell[name]]
+            star.set_data([s for s, _ in added], [100 * v if name == "test_acc" else v for _, v in added])
+        for line in here:
+            line.set_xdata([size, size])
+        cell = cells[size, rule, budget]
+        for line, values in zip(lines, cell["line"], strict=True):
+            line.set_data(grids.ALPHAS, values)
+        there = f"{int(reached[keys.index((size, rule, budget))].sum())} of {len(grids.SEEDS)} reached {grids.ENOUGH}"
+        plan = grids.schedule(size, rule, budget)
+        return (
+            f"Batch size {size}, learning rate {plan['lr']:.3g}, {plan['steps']} updates: test accuracy "
+            f"{100 * _mean(cell['test_acc']):.1f} %, largest eigenvalue {_mean(cell['lambda_max']):.3g}, training loss "
+            f"{_mean(cell['train_loss']):.2g}; {there}; {len(live)} settings trained live."
+        )
+
+    def train(size: int, rule: str, budget: str) -> Iterator[float]:
+        for share, params in grids.training(**grids.schedule(size, rule, budget), order=1 + len(live)):
+            networks = params
+            yield 0.95 * share
+        live[size, rule, budget] = grids.measured(networks, base)
+
+    controls = {
+        "size": Choice("batch size", grids.SIZES, 32, slider=True),
+        "rule": Choice("learning rate", list(grids.RULES)),
+        "budget": Choice("all have as many", grids.BUDGETS),
+    }
+    moving = [*here, *sum(curves, []), *means, *stars, *lines]
+    return explorer(
+        Picture(figure, moving, update),
+        controls,
+        caption="Five networks for each batch size: accuracy on fresh data, largest eigenvalue, and the training loss "
+        "on the line from the network of batch 32 to the chosen one, marked by the dotted line. Crosses: networks that "
+        "ran out of updates before they reached a training loss of 0.01; compare them with circles at your own risk.",
+        train=train,
+    )
+
+
+def rho_explorer() -> ipywidgets.VBox:
+    """Accuracy, the largest eigenvalues and the loss surface of networks trained with SAM, over ρ (lecture 06)."""
+    found, rhos, ranks = grids.recorded()["rho"], list(grids.RHOS), range(1, 11)
+    figure, axes = plots.subplots(1, 3, width=11, height=3.6)
+    plots.band(axes[0], rhos, 100 * found["test_acc"].T, label="test", marker=True)
+    axes[0].set(xlabel="radius ρ", ylabel="test accuracy (%)")
+    here = axes[0].axvline(0, color="grey", linestyle=":")
+    spectra = [_mark(axes[1], i, marker=plots.MARKERS[i], ms=4, lw=0.8) for i in range(len(grids.SEEDS))]
+    largest = np.nanmax(found["spectrum"])
+    axes[1].set(
+        xlim=(0.5, 10.5),
+        xlabel="rank of the eigenvalue",
+        ylabel="eigenvalue of H",
+        yscale="log",
+        ylim=(largest / 3e3, 1.5 * largest),
+    )
+    shades = np.log10(np.maximum(found["surface"], 1e-3))
+    side = (grids.SIDE[0], grids.SIDE[-1])
+    surface = axes[2].imshow(
+        shades[0], extent=(*side, *side), origin="lower", vmin=-2, vmax=1, cmap="cividis", aspect="auto"
+    )
+    axes[2].set(xlabel="direction 1", ylabel="direction 2")
+    axes[2].grid(False)
+    bar = figure.colorbar(surface, ax=axes[2], ticks=[-2, -1, 0, 1])
+    bar.ax.set_yticklabels(["0.01", "0.1", "1", "10"])
+    bar.set_label("training loss (nats)")
+
+    def update(rho: float) -> str:
+        at = rhos.index(rho)
+        here.set_xdata([rho, rho])
+        for line, values in zip(spectra, found["spectrum"][at], strict=True):
+            line.set_data(ranks, np.where(values > 0, values, np.nan))
+        surface.set_data(shades[at].T)
+        low = float((found["surface"][at] < 0.1).mean())
+        return (
+            f"SAM with radius {rho:g}: test accuracy {100 * _mean(found['test_acc'][at]):.1f} %, largest eigenvalue "
+            f"{_mean(found['spectrum'][at][:, 0]):.3g}, training loss {_mean(found['train_loss'][at]):.2g}. On the surface "
+            f"around the solution the loss is below 0.1 on {100 * low:.0f} % of the area."
+        )
+
+    return explorer(
+        Picture(figure, [here, *spectra, surface], update),
+        {"rho": Choice("ρ, radius of the climb", rhos, 0.1, slider=True)},
+        caption="Networks trained by SAM with different radii. Left: accuracy on fresh data. Middle: the ten largest "
+        "eigenvalues, one line per seed. Right: the training loss around one solution: dark is low.",
+    )
+
+
+def _mark(ax, number: int, **style):
+    """An empty line in colour `number`, to be filled."""
+    return ax.plot([], [], color=plots.COLORS[number], **style)[0]
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the seeds that did not diverge, along the last axis; NaN if all did."""
+    n = np.isfinite(values).sum(-1)
+    return np.where(n > 0, np.nansum(values, -1) / np.maximum(n, 1), np.nan)
+
+
+def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
+    """The gap against any measure of the recorded study, a mark per setting (mean of its seeds), with tau and Psi (04).
+
+    table: as of `measures.load_study`, which is the default.
+    """
+    axes = list(study.SETTINGS)
+    table = measures.load_study() if table is None else table
+    settings = (
+        table[table["status"] == "stop_loss"]
+        .drop(columns=["status", "seed", "lr"])
+        .groupby(axes, as_index=False)
+        .mean()
+    )
+    known = [*axes, "gap", "train_loss", "train_acc", "test_loss", "test_acc"]
+    names = ["trace", *(name for name in settings if name not in [*known, "trace"])]
+    held = ["nothing", *(f"{axis} = {value}" for axis in axes for value in sorted(settings[axis].unique()))]
+    figure, ax = plots.subplots(width=7, height=4.2)
+    marks = [
+        ax.plot([], [], linestyle="none", marker=plots.MARKERS[i], color=plots.COLORS[i], ms=4, alpha=0.7)[0]
+        for i in range(3)
+    ]
+    text = ax.text(0.02, 0.97, "", transform=ax.transAxes, va="top", fontsize=9)
+    gaps = 100 * settings["gap"]
+    ax.set(xlabel="measure, by rank: least on the left", ylabel="generalization gap (points)", xlim=(-0.03, 1.03))
+    ax.set_ylim(gaps.min() - 0.5, gaps.max() + 1.5)
+
+    def update(measure: str, colour: str, only: str) -> str:
+        axis, _, value = only.partition(" = ")
+        part = settings if only == "nothing" else settings[settings[axis].astype(str) == value]
+        place, values = part[measure].rank(pct=True), sorted(settings[colour].unique())
+        for line, level in zip(marks, values, strict=False):
+            chosen = part[colour] == level
+            line.set_data(place[chosen], 100 * part["gap"][chosen])
+        left = [a for a in axes if part[a].nunique() > 1]
+        tau, psi = ranking.tau(part, measure), ranking.psi(part, measure, left)
+        levels = ", ".join(f"{shape} {level}" for shape, level in zip("●■▲", values, strict=False))
+        text.set_text(f"{measure}: τ = {tau:+.2f}, Ψ = {psi:+.2f}; {colour}: {levels}")
+        return (
+            f"The gap of {len(part)} settings against the rank of {measure}, marked by {colour}, held fixed: {only}. "
+            f"Kendall's tau is {tau:+.2f}, Psi {psi:+.2f}."
+        )
+
+    controls = {
+        "measure": Choice("measure", names),
+        "colour": Choice("marks tell apart", axes),
+        "only": Choice("hold fixed", held),
+    }
+    return explorer(
+        Picture(figure, [*marks, text], update),
+        controls,
+        caption="Each mark is a setting of the seven hyper-parameters: its gap against the rank of a measure. A good "
+        "measure makes the cloud rise to the right, for whatever is held fixed.",
+    )
