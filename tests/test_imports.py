@@ -39,7 +39,7 @@ ARROWS = {
     "checks": (set(), 85),
     "plots": (set(), 220),
     "widgets": ({"plots"}, 200),
-    "grids": ({"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"}, 150),
+    "grids": ({"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"}, 155),
     "explore_toys": ({"plots", "toys", "sam", "widgets"}, 200),
     "explore_networks": ({"plots", "measures", "ranking", "study", "grids", "widgets"}, 205),
 }
