@@ -6,6 +6,8 @@ import copy
 import os
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -445,6 +447,17 @@ def test_a_zip_is_graded_like_a_folder(small_course, tmp_path):
     shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in")
     found = grading.grade(tmp_path / "in.zip", tmp_path / "out", OPTIONS, small_course)
     assert [(one.student, one.points) for one in found] == [("ann_1_x", FULL), ("bob_2_x", FULL)]
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme_grades_a_folder(tmp_path):
+    place = tmp_path / "submissions"
+    place.mkdir()
+    shutil.copy(ROOT / "exercises" / "05_sam" / "05_sam.ipynb", place / "ann_1_05_sam.ipynb")
+    command = [sys.executable, str(ROOT / "tools" / "exercises.py"), "grade", "submissions"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "1 graded, 0 not. See grades/grades.csv and report.html." in done.stdout, done
+    assert "ann_1,05_sam,0,26," in (tmp_path / "grades" / "grades.csv").read_text(encoding="utf-8-sig")
 
 
 def test_a_place_without_submissions_is_named(tmp_path, capsys):

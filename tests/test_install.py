@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).parent.parent
 NEEDED = ["Makefile", "README.md", "LICENSE", "LICENSE-text", "pyproject.toml", "constraints.txt", "environment.yml"]
+GRADING = "python tools/exercises.py grade submissions"  # executed in test_exercises.py
 LAB = "--no-browser --allow-root --port=0 --ServerApp.port_retries=50 --IdentityProvider.token=t"
 CLAIM = """import sam_lite
 
@@ -44,7 +45,7 @@ def copy_of_the_course(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder)
     for name in ("sam_lite", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("lectures", "tests", "benchmarks"):
+    for name in ("lectures", "solutions", "tests", "benchmarks"):
         (folder / name).mkdir()
     (folder / "tests" / "test_one.py").write_text("def test_one():\n    assert True\n")
     (folder / "benchmarks" / "one.py").write_text('print("one ratio")\n')
@@ -218,7 +219,7 @@ def test_every_command_that_the_readme_shows_is_executed_here():
     shown = [
         line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.split("#")[0].strip()
     ]
-    assert set(shown) <= {*MAKE, *CONDA, IN_CONDA}, "a command in the README that no test executes"
+    assert set(shown) <= {*MAKE, *CONDA, IN_CONDA, GRADING}, "a command in the README that no test executes"
     assert {"make lectures", "make lab", "make test", *CONDA} <= set(shown)
 
 
