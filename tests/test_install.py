@@ -13,9 +13,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import record
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import record
 
 ROOT = Path(__file__).parent.parent
 NEEDED = ["Makefile", "README.md", "LICENSE", "LICENSE-text", "pyproject.toml", "constraints.txt", "environment.yml"]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import record
 from nbformat.v4 import new_code_cell, new_notebook
+
+import record
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = [path for folder in ("lectures", "solutions") for path in sorted((ROOT / folder).rglob("*.ipynb"))]

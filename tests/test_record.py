@@ -5,10 +5,11 @@ import struct
 import zlib
 
 import nbformat
-import pages
 import pytest
-import record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import pages
+import record
 
 PRINT = "print('✓ Wide is flat | paper: 8.7–223 × | ours ≈ 4.2 ± 0.3 × | 5 seeds | slide 12')"
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, ComputeChecksums, LockCells
-from record import ROOT, dumps
 from traitlets.config import PyFileConfigLoader
+
+from record import ROOT, dumps
 
 BETWEEN = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", re.DOTALL)
 

@@ -30,10 +30,10 @@ from pathlib import Path
 import nbformat
 import psutil
 from nbformat import NotebookNode
-from record import COLOUR, ROOT
 from tqdm.auto import tqdm
 
 from exercises import role, settings
+from record import COLOUR, ROOT
 
 LARGEST = 20 * 2**20  # bytes of one file
 SUFFIXES = r"(?:[ _-]*\(?\d*\)?|[ _-]*(?:copy|kopie|final|submission|solved))*"  # what browsers and people append

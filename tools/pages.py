@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
-import record
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
+
+import record
 
 ROOT = Path(__file__).resolve().parent.parent
 Page = tuple[Path, NotebookNode]
