@@ -23,7 +23,7 @@ def batch_explorer() -> ipywidgets.VBox:
     figure, axes = plots.subplots(1, 3, width=11, height=3.6)
     curves = [[_mark(ax, 0, linestyle="none", **style) for style in (DONE, UNDONE)] for ax in axes[:2]]
     means = [_mark(ax, 0, lw=1.2) for ax in axes[:2]]
-    here = [ax.axvline(32, color="grey", linestyle=":") for ax in axes[:2]]
+    here = [ax.axvline(grids.SIZES[0], color="grey", linestyle=":") for ax in axes[:2]]
     stars = [_mark(ax, 1, linestyle="none", marker="*", ms=10) for ax in axes[:2]]
     lines = [_mark(axes[2], i, lw=1) for i in range(len(grids.SEEDS))]
     for ax, label in zip(axes, ("test accuracy (%)", "largest eigenvalue of H", "training loss (nats)"), strict=True):
@@ -74,7 +74,7 @@ def batch_explorer() -> ipywidgets.VBox:
         live[size, rule, budget] = grids.measured(networks, base)
 
     controls = {
-        "size": Choice("batch size", grids.SIZES, 32, slider=True),
+        "size": Choice("batch size", grids.SIZES, 512, slider=True),
         "rule": Choice("learning rate", list(grids.RULES)),
         "budget": Choice("all have as many", grids.BUDGETS),
     }
@@ -94,7 +94,7 @@ def rho_explorer() -> ipywidgets.VBox:
     found, rhos, ranks = grids.recorded()["rho"], list(grids.RHOS), range(1, 11)
     figure, axes = plots.subplots(1, 3, width=11, height=3.6)
     plots.band(axes[0], rhos, 100 * found["test_acc"].T, label="test", marker=True)
-    axes[0].set(xlabel="radius ρ", ylabel="test accuracy (%)")
+    axes[0].set(xlabel="radius ρ", ylabel="test accuracy (%)", ylim=(40, 50))
     here = axes[0].axvline(0, color="grey", linestyle=":")
     spectra = [_mark(axes[1], i, marker=plots.MARKERS[i], ms=4, lw=0.8) for i in range(len(grids.SEEDS))]
     largest = np.nanmax(found["spectrum"])
@@ -132,8 +132,9 @@ def rho_explorer() -> ipywidgets.VBox:
     return explorer(
         Picture(figure, [here, *spectra, surface], update),
         {"rho": Choice("ρ, radius of the climb", rhos, 0.1, slider=True)},
-        caption="Networks trained by SAM with different radii. Left: accuracy on fresh data. Middle: the ten largest "
-        "eigenvalues, one line per seed. Right: the training loss around one solution: dark is low.",
+        caption="Networks trained by SAM with different radii. Left: accuracy on fresh data, which leaves the picture "
+        "when ρ is far too large. Middle: the ten largest eigenvalues, one line per seed. Right: the training loss around "
+        "one solution: dark is low.",
     )
 
 

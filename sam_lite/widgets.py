@@ -62,16 +62,16 @@ class Picture:
             alt = self.update(**values)
         except Exception as error:  # whatever it is, the student shall see it where the picture was
             said = html.escape(f"{type(error).__name__}: {error}")
-            return (
-                f'<div role="alert" style="width:{width}px;height:{height}px">{said}<br>Move a control to go on.</div>'
-            )
+            box = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height}"
+            return f'<div role="alert" style="{box}">{said}<br>Move a control to go on.</div>'
         self.canvas.restore_region(self.rest)
         for artist in self.moving:
             artist.axes.draw_artist(artist)
         pixels, buffer = Image.frombuffer("RGBA", (width, height), self.canvas.buffer_rgba()), io.BytesIO()
         pixels.convert("RGB").save(buffer, "PNG", compress_level=1)
         data = base64.b64encode(buffer.getvalue()).decode()
-        return f'<img width="{width}" height="{height}" alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+        size = f'width="{width}" height="{height}" style="max-width:100%;height:auto"'
+        return f'<img {size} alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def explorer(
@@ -94,8 +94,7 @@ def explorer(
     plots.show(picture.figure, caption=caption, alt=alt)  # the static twin
     for artist in picture.moving:
         artist.set_animated(True)
-    height = f"{picture.canvas.get_width_height()[1] + 8}px"
-    shown = ipywidgets.HTML(picture.html(**values()), layout=ipywidgets.Layout(min_height=height))
+    shown = ipywidgets.HTML(picture.html(**values()))
 
     def redraw(change: dict | None = None) -> None:
         shown.value = picture.html(**values())
@@ -194,5 +193,6 @@ def _box(control: Control, slider: ipywidgets.FloatSlider) -> ipywidgets.Bounded
         style={"description_width": "4em"},
         layout=ipywidgets.Layout(width="11em"),
     )
-    ipywidgets.link((slider, "value"), (box, "value"))
+    tidy = lambda value: round(value, 9)  # noqa: E731  # the browser's slider says 1.0000000000000002
+    ipywidgets.link((slider, "value"), (box, "value"), transform=(tidy, tidy))
     return box

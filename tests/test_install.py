@@ -16,12 +16,13 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import browser
 import record
 
 ROOT = Path(__file__).parent.parent
 NEEDED = ["Makefile", "README.md", "LICENSE", "LICENSE-text", "pyproject.toml", "constraints.txt", "environment.yml"]
 GRADING = "python tools/exercises.py grade submissions"  # executed in test_exercises.py
-LAB = "--no-browser --allow-root --port=0 --ServerApp.port_retries=50 --IdentityProvider.token=t"
+LAB = browser.QUIET
 CLAIM = """import sam_lite
 
 print(f"✓ {sam_lite.__name__} is here | paper: 8.7 × | ours ≈ 4.2 × | 5 seeds")"""
@@ -59,30 +60,14 @@ def copy_of_the_course(folder: Path) -> Path:
 
 def served(folder: Path, *command: str | Path, **more: str) -> tuple[list[str], dict]:
     """Start JupyterLab by `command`; return the files it shows and its kernels; stop it."""
-    log = folder / "lab.log"
-    with log.open("w") as out:
-        # a session of its own, so that make and all it started can be stopped together
-        lab = subprocess.Popen(
-            command, cwd=folder, env=environment(**more), stdout=out, stderr=out, start_new_session=True
-        )
-    try:
-        address = None
-        for _ in range(600):
-            address = re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/", log.read_text())
-            if address or lab.poll() is not None:
-                break
-            time.sleep(0.1)
-        assert address, log.read_text()
+    with browser.server(command, folder, environment(**more)) as address:
 
         def get(what: str) -> dict:
-            request = urllib.request.Request(address[0] + what, headers={"Authorization": "token t"})
+            request = urllib.request.Request(address + what, headers={"Authorization": "token t"})
             with urllib.request.urlopen(request, timeout=30) as reply:
                 return json.load(reply)
 
         return [entry["name"] for entry in get("api/contents")["content"]], get("api/kernelspecs")
-    finally:
-        os.killpg(lab.pid, signal.SIGKILL)
-        lab.wait(timeout=30)
 
 
 # ---- make
