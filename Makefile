@@ -9,11 +9,13 @@ TESTS     := OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile
 unexport PYTHONPATH PYTHONHOME
 export JUPYTER_PREFER_ENV_PATH = 1
 
-.PHONY: help lectures lab test check bench study record clean nbval course all
+.PHONY: help lectures site slides lab test check bench study record clean nbval course all
 
 help:
 	@echo "make lectures   run every lecture, print what it verified, write pages to read to _site/"
 	@echo "make lab        open the lectures in JupyterLab"
+	@echo "make site       write pages of the lectures and exercises as they are stored, to _site/"
+	@echo "make slides     write the lectures as slides, to _slides/"
 	@echo "make test       all tests, and every notebook cell against its stored output"
 	@echo "make check      the quick part: style, and the tests that take seconds"
 	@echo "make bench      speed against other tools, as ratios"
@@ -23,6 +25,12 @@ help:
 
 lectures: course
 	@$(RUN) tools/record.py --check --site _site
+
+site: course
+	@$(RUN) tools/pages.py
+
+slides: all
+	@$(RUN) tools/slides.py
 
 lab: course
 	$(RUN) -m jupyterlab $(LAB) lectures
@@ -49,7 +57,7 @@ record: all
 	$(RUN) tools/record.py
 
 clean:
-	rm -rf .venv _site build dist .pytest_cache .ruff_cache
+	rm -rf .venv _site _slides build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 course all:

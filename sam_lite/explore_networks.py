@@ -74,7 +74,7 @@ def batch_explorer() -> ipywidgets.VBox:
         live[size, rule, budget] = grids.measured(networks, base)
 
     controls = {
-        "size": Choice("batch size", grids.SIZES, 512, slider=True),
+        "size": Choice("batch size", grids.SIZES, 512),
         "rule": Choice("learning rate", list(grids.RULES)),
         "budget": Choice("all have as many", grids.BUDGETS),
     }
@@ -131,7 +131,7 @@ def rho_explorer() -> ipywidgets.VBox:
 
     return explorer(
         Picture(figure, [here, *spectra, surface], update),
-        {"rho": Choice("ρ, radius of the climb", rhos, 0.1, slider=True)},
+        {"rho": Choice("ρ, radius of the climb", rhos, 0.1)},
         caption="Networks trained by SAM with different radii. Left: accuracy on fresh data, which leaves the picture "
         "when ρ is far too large. Middle: the ten largest eigenvalues, one line per seed. Right: the training loss around "
         "one solution: dark is low.",

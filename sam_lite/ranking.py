@@ -159,12 +159,14 @@ def _usable(table: pd.DataFrame, measure: str, gap: str) -> pd.DataFrame:
 
 def _slices(table: pd.DataFrame, measure: str, axis: str, axes: Axes, gap: str):
     """Slices of networks that differ in `axis` and seed alone: columns (n_slices, k), which pairs differ, their score."""
-    others = [a for a in axes if a != axis]
-    groups = list(table.groupby(others, sort=True).indices.values()) if others else [np.arange(len(table))]
-    width = max(map(len, groups), default=0)
-    index = np.full((len(groups), width), -1)
-    for row, group in zip(index, groups, strict=True):
-        row[: len(group)] = group
+    key = np.zeros(len(table), int)
+    for other in (a for a in axes if a != axis):
+        codes, values = pd.factorize(table[other], sort=True)
+        key = key * len(values) + codes
+    _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    index = np.full((len(sizes), sizes.max(initial=0)), -1)
+    index[group[order], np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = order
     columns = {name: table[name].to_numpy()[index] for name in (measure, gap, axis)}
     there = index >= 0
     differs = there[:, :, None] & there[:, None] & (columns[axis][:, :, None] != columns[axis][:, None])

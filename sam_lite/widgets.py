@@ -36,12 +36,11 @@ class Control(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of several; the first at the start, or `start`. slider: they have an order."""
+    """One of several; the first at the start, or `start`."""
 
     label: str
     options: Sequence
     start: object = None
-    slider: bool = False
 
 
 class Picture:
@@ -83,10 +82,11 @@ def explorer(
 ) -> ipywidgets.VBox:
     """Show the figure for the start values, and below it the widget; return the widget. controls: by names of `update`.
 
-    A Control is a slider and a number box beside it, which always agree; a Choice is a list. All go by keyboard.
+    Each is a slider, and beside it a number box (Control) or a list (Choice), which always agree. All go by keyboard:
+    JupyterLab keeps the arrow keys from a list, but not from a slider.
     train(**values): what the button Train does for the values of the moment, see `training`.
     """
-    inputs = {name: _choice(c) if isinstance(c, Choice) else _slider(c) for name, c in controls.items()}
+    inputs = {name: _slider(control) for name, control in controls.items()}
     values = lambda: {name: one.value for name, one in inputs.items()}  # noqa: E731
     alt = picture.update(**values())
     for artist in picture.moving:
@@ -146,53 +146,44 @@ def training(start: Callable[[], Iterator[float]], finished: Callable[[], None])
     return ipywidgets.HBox([go, stop, bar, said], layout=ipywidgets.Layout(flex_flow="row wrap", min_height="36px"))
 
 
-def _row(control: Control | Choice, one: ipywidgets.Widget) -> ipywidgets.HBox:
-    row = [one]
-    if isinstance(control, Control):
-        row.append(_box(control, one))
-        if control.play:
-            play = ipywidgets.Play(min=int(control.low), max=int(control.high), step=int(control.step), interval=150)
-            play.value = int(control.start)
-            ipywidgets.link((play, "value"), (one, "value"))
-            row.append(play)
+def _row(control: Control | Choice, slider: ipywidgets.Widget) -> ipywidgets.HBox:
+    beside = {
+        "tooltip": f"{control.label}, as a number" if isinstance(control, Control) else f"{control.label}, by name"
+    }
+    beside |= {"style": {"description_width": "4em"}}
+    if isinstance(control, Choice):
+        layout = ipywidgets.Layout(width="16em", max_width="100%")
+        box = ipywidgets.Dropdown(
+            options=slider.options, value=slider.value, description="name", layout=layout, **beside
+        )
+        ipywidgets.link((slider, "value"), (box, "value"))
+        row = [slider, box]
+    else:
+        limits = {"min": control.low, "max": control.high, "step": control.step}
+        layout = ipywidgets.Layout(width="11em")
+        box = ipywidgets.BoundedFloatText(value=control.start, description="number", layout=layout, **limits, **beside)
+        tidy = lambda value: round(value, 9)  # noqa: E731  # the browser's slider says 1.0000000000000002
+        ipywidgets.link((slider, "value"), (box, "value"), transform=(tidy, tidy))
+        row = [slider, box, _play(control, slider)] if control.play else [slider, box]
     return ipywidgets.HBox(row, layout=ipywidgets.Layout(flex_flow="row wrap"))
 
 
-def _choice(choice: Choice) -> ipywidgets.Widget:
-    made = ipywidgets.SelectionSlider if choice.slider else ipywidgets.Dropdown
-    return made(
-        options=choice.options,
-        value=choice.options[0] if choice.start is None else choice.start,
-        description=choice.label,
-        style={"description_width": "13em"},
-        layout=ipywidgets.Layout(width="32em", max_width="100%"),
-    )
+def _play(control: Control, slider: ipywidgets.FloatSlider) -> ipywidgets.Play:
+    play = ipywidgets.Play(min=int(control.low), max=int(control.high), step=int(control.step), interval=150)
+    play.value = int(control.start)
+    ipywidgets.link((play, "value"), (slider, "value"))
+    return play
 
 
-def _slider(control: Control) -> ipywidgets.FloatSlider:
-    return ipywidgets.FloatSlider(
-        value=control.start,
-        min=control.low,
-        max=control.high,
-        step=control.step,
-        description=control.label,
-        readout=False,
-        style={"description_width": "13em"},
-        layout=ipywidgets.Layout(width="32em", max_width="100%"),
-    )
-
-
-def _box(control: Control, slider: ipywidgets.FloatSlider) -> ipywidgets.BoundedFloatText:
-    box = ipywidgets.BoundedFloatText(
-        value=control.start,
-        min=control.low,
-        max=control.high,
-        step=control.step,
-        description="number",
-        tooltip=f"{control.label}, as a number",
-        style={"description_width": "4em"},
-        layout=ipywidgets.Layout(width="11em"),
-    )
-    tidy = lambda value: round(value, 9)  # noqa: E731  # the browser's slider says 1.0000000000000002
-    ipywidgets.link((slider, "value"), (box, "value"), transform=(tidy, tidy))
-    return box
+def _slider(control: Control | Choice) -> ipywidgets.Widget:
+    common = {
+        "description": control.label,
+        "readout": False,
+        "style": {"description_width": "13em"},
+        "layout": ipywidgets.Layout(width="32em", max_width="100%"),
+    }
+    if isinstance(control, Choice):
+        start = control.options[0] if control.start is None else control.start
+        return ipywidgets.SelectionSlider(options=control.options, value=start, **common)
+    limits = {"min": control.low, "max": control.high, "step": control.step}
+    return ipywidgets.FloatSlider(value=control.start, **limits, **common)

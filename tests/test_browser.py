@@ -1,6 +1,5 @@
 """Widgets in a real browser: Chromium before JupyterLab and Notebook 7, driven as a student drives them."""
 
-import os
 import re
 
 import pytest
@@ -16,15 +15,6 @@ PICTURE, TWIN = ".widget-html img", ".jp-RenderedImage img"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("lab")
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    if browser.CHROMIUM is None:
-        message = "needs Chromium: apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    with browser.chromium() as chrome:
-        yield chrome
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,17 @@ def lab(course):
     assert str(course / ".venv") in json.loads(done.stdout)["kernelspecs"]["python3"]["resource_dir"]
 
 
+def site(course):
+    (course / "_site" / "one.html").unlink()
+    assert str(course / "_site" / "index.html") in make(course, "site")
+    assert "<math" in (course / "_site" / "one.html").read_text(encoding="utf-8")
+
+
+def slides(course):
+    assert str(course / "_slides" / "index.html") in make(course, "slides")
+    assert "<section>" in (course / "_slides" / "one.html").read_text(encoding="utf-8")
+
+
 def run_tests(course):
     said = make(course, "test")
     assert "Installing" in said and said.count("1 passed") == 2
@@ -149,14 +160,16 @@ def clean(course):
 def bare(course):
     said = make(course)
     targets = re.findall(r"^make (\w+)", said, re.MULTILINE)
-    assert targets == ["lectures", "lab", "test", "check", "bench", "study", "record", "clean"]
+    assert targets == ["lectures", "lab", "site", "slides", "test", "check", "bench", "study", "record", "clean"]
 
 
 MAKE = {  # in this order, in one folder, from nothing
     "make": bare,
     "make lectures": lectures,
     "make lab": lab,
+    "make site": site,
     "make test": run_tests,
+    "make slides": slides,
     "make check": check,
     "make bench": bench,
     "make study": study,

@@ -8,7 +8,6 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-import pages
 import record
 
 PRINT = "print('✓ Wide is flat | paper: 8.7–223 × | ours ≈ 4.2 ± 0.3 × | 5 seeds | slide 12')"
@@ -294,40 +293,3 @@ def test_bad_arguments_are_named(arguments, said, capsys):
     with pytest.raises(SystemExit, match="2"):
         record.main(arguments)
     assert said in capsys.readouterr().err
-
-
-# ---- pages
-
-
-def test_a_page_needs_no_network_and_shows_equations_as_mathml(tmp_path):
-    text = "# Box *sharpness*\n\nFor $\\epsilon$ and\n$$\\begin{aligned} a &= \\max_x f \\\\ b &= 2\\end{aligned}$$\n\n"
-    text += "`$5` [on](b.ipynb#x)\n\n"
-    text += "<details><summary>Hint</summary>\n\nthe inside\n\n</details>"
-    notebook = new_notebook(cells=[new_markdown_cell(text), new_code_cell("x = 1", execution_count=1)])
-    index = pages.build([(tmp_path / "a.ipynb", notebook), (tmp_path / "b.ipynb", new_notebook())], tmp_path / "site")
-    page = (index.parent / "a.html").read_text(encoding="utf-8")
-    assert page.count("<math") == 2 and "<mtable" in page and "$$" not in page
-    assert '<code>$5</code> <a href="b.html#x">on</a>' in page
-    assert page.index("<details>") < page.index("the inside") < page.index("</details>")
-    assert (
-        "<script" not in page
-        and "src=" not in page
-        and page.count("http") == page.count("http://www.w3.org/1998/Math/MathML")
-    )
-    assert '<a href="a.html">Box sharpness</a>' in index.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("tex", "said"), [(r"\unknown{x}", r"\\unknown cannot be shown"), ("a & b", "& cannot be shown")]
-)
-def test_an_equation_that_cannot_be_shown_is_an_error_not_a_blot(tex, said, tmp_path):
-    with pytest.raises(ValueError, match=said):
-        pages.mathml(tex)
-    with pytest.raises(ValueError, match="a.ipynb: "):
-        pages.build([(tmp_path / "a.ipynb", new_notebook(cells=[new_markdown_cell(f"${tex}$")]))], tmp_path)
-
-
-def test_a_picture_without_alternative_text_is_an_error(tmp_path):
-    notebook = stored(new_output("display_data", {"image/png": base64.b64encode(png()).decode()}))
-    with pytest.raises(ValueError, match="no alternative text"):
-        pages.body_of(notebook)

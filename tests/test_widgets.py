@@ -65,7 +65,7 @@ def pixels(widget):
 
 
 def values_of(one):
-    if isinstance(one, (ipywidgets.Dropdown, ipywidgets.SelectionSlider)):
+    if isinstance(one, ipywidgets.SelectionSlider):
         return one.options
     return np.linspace(one.min, one.max, 7).tolist()
 
@@ -123,6 +123,15 @@ def test_slider_and_number_box_agree_both_ways(name, shown):
         box.value = slider.max + 100  # beyond the range
         assert slider.value == box.value == slider.max
         assert slider.description and box.tooltip.startswith(slider.description)
+
+
+@pytest.mark.parametrize("name", ["batch", "measure", "rho"])
+def test_slider_and_list_agree_both_ways(name, shown):
+    for slider, box in (row.children for row in MAKE[name]().children[:-1] if len(row.children) == 2):
+        slider.value = slider.options[-1]
+        assert box.value == slider.options[-1]
+        box.value = slider.options[0]
+        assert slider.value == slider.options[0] and box.tooltip == f"{slider.description}, by name"
 
 
 def test_an_error_stands_in_the_pictures_place_and_the_next_value_recovers(shown):

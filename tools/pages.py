@@ -1,13 +1,14 @@
-"""Readable HTML pages of notebooks: one file each and an index, readable without network, scripts or server.
+"""Readable HTML pages of notebooks: one file each, an index and a search, readable without network or server.
 
-    python tools/pages.py [FOLDER]      pages of the committed lectures (default folder: _site)
+    python tools/pages.py [FOLDER]      pages of the committed lectures and blank exercises (default folder: _site)
 
 Equations become MathML, which browsers show themselves; pictures are inside the page, with the alternative text from
-their output's metadata.
+their output's metadata. Only the page of search results has a script.
 """
 
 import argparse
 import html
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def mathml(tex: str, display: str = "inline") -> str:
     unknown = re.search(r"\\[A-Za-z]+|&(?=<)", result)
     if unknown:
         raise ValueError(f"{unknown[0]} cannot be shown on a page, in the equation {tex.strip()!r}; write it otherwise")
-    return result
+    return result.replace("<math ", '<math tabindex="0" ', 1) if display == "block" and len(tex) > 40 else result
 
 
 class Renderer(IPythonRenderer):
@@ -54,7 +55,18 @@ class Renderer(IPythonRenderer):
         return re.sub(r'(<img\b[^>]*\bsrc=")([^"]+)', inside, html)
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, re.sub(r"^([\w-]+)\.ipynb(?=#|$)", r"\1.html", url), title)
+        return super().link(text, address_of(url), title)
+
+
+def address_of(url: str) -> str:
+    """The page for a link that one notebook has to another, to CLAIMS.md or to an exercise; other links as they are."""
+    if url == "CLAIMS.md":
+        return "index.html#claims"
+    return re.sub(
+        r"^(?:\.\./)*(?:(lectures/)|(exercises/[\w-]+/))?([\w-]+)\.ipynb(?=#|$)",
+        lambda match: f"{'exercise_' if match[2] else ''}{match[3]}.html",
+        url,
+    )
 
 
 class Exporter(HTMLExporter):
@@ -92,59 +104,124 @@ def body_of(notebook: NotebookNode) -> str:
         if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
             raise ValueError("a picture has no alternative text: show it with plots.show(figure, caption=..., alt=...)")
     body, _ = Exporter().from_notebook_node(notebook)
-    return body
+    return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")  # what becomes of equations in headings
 
 
-def page(title: str, body: str, links: Sequence[tuple[str, str]] = ()) -> str:
-    """A whole HTML file. links: (address, text) of its neighbours."""
-    css = (ROOT / "tools" / "pages.css").read_text(encoding="utf-8")
-    css += HtmlFormatter(style="default").get_style_defs(".highlight")
-    css = re.sub(r"\.highlight \{ background: [^}]*\}", "", css)
-    nav = (
-        "<nav>" + "".join(f'<a href="{url}">{html.escape(text)}</a>' for url, text in links) + "</nav>" if links else ""
+def styles() -> str:
+    """pages.css and the colours of code, for light and dark."""
+    light, dark = (
+        re.sub(
+            r"^(\.highlight|pre|td\.linenos|span\.linenos)[^,]*\{[^}]*\}\n",
+            "",
+            HtmlFormatter(style=style).get_style_defs(".highlight"),
+            flags=re.MULTILINE,
+        )
+        for style in ("default", "github-dark")
     )
+    own = (ROOT / "tools" / "pages.css").read_text(encoding="utf-8")
+    return f"{own}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+
+
+def page(title: str, body: str, links: Sequence[tuple[str, str]] = (), *, search: bool = True) -> str:
+    """A whole HTML file. links: (address, text) of its neighbours. search: with the field for it."""
+    around = "".join(f'<a href="{url}">{html.escape(text)}</a>' for url, text in links)
+    field = '<input type="search" name="q" aria-label="Search" placeholder="Search">'
+    asks = f'<form action="search.html" role="search">{field}</form>' if search else ""
+    headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?=<a|</h2>)', body, re.DOTALL)
+    inside = "".join(f'<li><a href="#{name}">{text.strip()}</a></li>' for name, text in headings)
+    contents = f'<nav class="contents" aria-label="On this page"><ul>{inside}</ul></nav>' if len(headings) > 2 else ""
+    body = re.sub("<table", '<table tabindex="0"', body)  # on a phone it scrolls sideways, by keyboard too
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{css}\n</style>\n</head>\n<body>\n"
-        f"<header>{nav}</header>\n<main>\n{body}\n</main>\n<footer>{nav}</footer>\n</body>\n</html>\n"
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{styles()}\n</style>\n</head>\n<body>\n"
+        f'<header><nav aria-label="Before and after">{around}</nav>{asks}</header>\n{contents}<main>\n{body}\n</main>\n'
+        f'<footer><nav aria-label="Before and after, again">{around}</nav></footer>\n</body>\n</html>\n'
     )
 
 
-def build(notebooks: Sequence[Page], folder: Path) -> Path:
-    """Write one page for each (path, notebook) and an index with the claims; return the index."""
+def sections(address: str, title: str, body: str) -> list[list[str]]:
+    """[address, heading, text] of each part of a page, for the search."""
+    parts = re.split(r'<h[1-3] id="([^"]+)">(.*?)</h[1-3]>', body, flags=re.DOTALL)
+    plain = lambda text: " ".join(html.unescape(re.sub(r"<[^>]*>", " ", re.sub("</?span[^>]*>", "", text))).split())  # noqa: E731
+    found = zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    return [[f"{address}#{name}", f"{title}: {plain(head).rstrip('¶ ')}", plain(text)] for name, head, text in found]
+
+
+def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = ()) -> Path:
+    """Write one page for each (path, notebook), an index with the claims and the search; return the index."""
     folder.mkdir(parents=True, exist_ok=True)
-    titles = [title_of(notebook, path.stem) for path, notebook in notebooks]
-    addresses = [f"{path.stem}.html" for path, _ in notebooks]
-    for i, (path, notebook) in enumerate(notebooks):
-        links = [("index.html", "All lectures")]
-        if i > 0:
-            links.insert(0, (addresses[i - 1], f"← {titles[i - 1]}"))
-        if i + 1 < len(notebooks):
-            links.append((addresses[i + 1], f"{titles[i + 1]} →"))
-        try:
-            text = page(titles[i], body_of(notebook), links)
-        except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from None
-        (folder / addresses[i]).write_text(text, encoding="utf-8", newline="\n")
-    contents = "\n".join(f"1. [{t}]({a})" for t, a in zip(titles, addresses, strict=True))
-    claims = record.claims_page(c for path, notebook in notebooks for c in record.claims_of(notebook, path.name))
-    body = markdown(
-        f"# Flat minima and Sharpness-Aware Minimization, measured\n\n{contents}\n\n{claims.replace('# ', '## ', 1)}"
-    )
-    index = folder / "index.html"
-    index.write_text(
-        page("Flat minima and Sharpness-Aware Minimization, measured", body), encoding="utf-8", newline="\n"
-    )
-    return index
+    write = lambda name, text: (folder / name).write_text(text, encoding="utf-8", newline="\n")  # noqa: E731
+    contents, known = [], []
+    for kind, prefix, notebooks in (("Lectures", "", lectures), ("Exercises", "exercise_", exercises)):
+        titles = [title_of(notebook, path.stem) for path, notebook in notebooks]
+        addresses = [f"{prefix}{path.stem}.html" for path, _ in notebooks]
+        neighbours = list(zip(addresses, titles, strict=True))
+        for i, (path, notebook) in enumerate(notebooks):
+            before = [(a, f"← {t}") for a, t in neighbours[max(i - 1, 0) : i]]
+            after = [(a, f"{t} →") for a, t in neighbours[i + 1 : i + 2]]
+            try:
+                body = body_of(notebook)
+            except ValueError as error:
+                raise ValueError(f"{path.name}: {error}") from None
+            write(addresses[i], page(titles[i], body, [*before, ("index.html", "All pages"), *after]))
+            known += sections(addresses[i], titles[i], body)
+        if notebooks:
+            items = "".join(f'<li><a href="{a}">{html.escape(t)}</a></li>' for a, t in neighbours)
+            contents.append(f"<h2>{kind}</h2>\n<ol>{items}</ol>")
+    claims = record.claims_page(c for path, notebook in lectures for c in record.claims_of(notebook, path.name))
+    table = markdown("✓ holds at this scale, ✗ does not. " + claims[claims.index("Claims: ") :])
+    table = re.sub(r"(</?)h2", r"\1h3", table)
+    title = "Flat minima and Sharpness-Aware Minimization, measured"
+    table = f'<h2 id="claims">What was measured</h2>\n{table}'
+    body = f"<h1>{title}</h1>\n{ABOUT}{''.join(contents)}\n{table}"
+    write("index.html", page(title, body))
+    write("search.js", f"const KNOWN = {json.dumps(known, ensure_ascii=False)};\n")
+    write("search.html", page("Search", SEARCH, [("index.html", "All pages")]))
+    return folder / "index.html"
+
+
+ABOUT = """<p>A university lecture on the generalization gap, flat minima and SAM, in which every claim is measured by a
+cell that takes seconds on a laptop, beside the figure of the paper.</p>
+"""
+SEARCH = """<h1>Search</h1>
+<p id="said" role="status">Searching needs JavaScript.</p>
+<ol id="found"></ol>
+<script src="search.js"></script>
+<script>
+const asked = new URLSearchParams(location.search).get("q") || "";
+document.querySelector("input").value = asked;
+const words = asked.toLowerCase().split(/\\s+/).filter(Boolean);
+const hits = KNOWN.map(([address, head, text]) => {
+    const [h, t] = [head.toLowerCase(), text.toLowerCase()];
+    const counts = words.map(word => 5 * (h.split(word).length - 1) + t.split(word).length - 1);
+    return {address, head, text, first: t.indexOf(words[0]), score: Math.min(...counts)};
+}).filter(hit => words.length && hit.score > 0).sort((a, b) => b.score - a.score).slice(0, 30);
+document.getElementById("said").textContent = words.length ? `${hits.length} parts for “${asked}”` : "Type a word or two.";
+for (const {address, head, text, first} of hits) {
+    const item = document.createElement("li"), link = document.createElement("a"), around = document.createElement("p");
+    link.href = address;
+    link.textContent = head;
+    around.textContent = "… " + text.slice(Math.max(0, first - 80), first + 160) + " …";
+    item.append(link, around);
+    document.getElementById("found").append(item);
+}
+</script>"""
+
+
+def committed() -> tuple[list[Page], list[Page]]:
+    """The recorded lectures and the blank exercises."""
+    paths = sorted((ROOT / "lectures").glob("*.ipynb")), sorted((ROOT / "exercises").glob("*/*.ipynb"))
+    return tuple([(path, nbformat.read(path, as_version=4)) for path in some] for some in paths)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "_site")
     folder = parser.parse_args().folder
-    paths = sorted((ROOT / "lectures").glob("*.ipynb"))
-    print(build([(path, nbformat.read(path, as_version=4)) for path in paths], folder).resolve())
+    lectures, exercises = committed()
+    print(f"Pages to read: {build(lectures, folder, exercises).resolve()}")
     return 0
 
 

@@ -318,7 +318,7 @@ def check(paths: Sequence[Path], site: Path | None = None) -> bool:
     if site is not None:
         import pages
 
-        print(f"Pages to read: {pages.build(results, site).resolve()}")
+        print(f"Pages to read: {pages.build(results, site, pages.committed()[1]).resolve()}")
     return good and not changed
 
 

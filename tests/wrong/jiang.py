@@ -95,8 +95,8 @@ MUTANTS = [
     (
         "all pairs in one heap",
         _RANKING,
-        "if others else [np.arange(len(table))]",
-        "if not others else [np.arange(len(table))]",
+        "key = key * len(values) + codes",
+        "key = key * 0",
         _R + "the_whole_can_rank_the_wrong_way_what_every_slice_ranks_right",
     ),
     ("conditions on one axis", _RANKING, "for k in range(3)", "for k in range(2)", _R + "cmi_of_known_answers"),

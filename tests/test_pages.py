@@ -1,0 +1,144 @@
+"""tools/pages.py: pages that need no network, whose links lead somewhere, that all can read, at any width."""
+
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import pages
+
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The pages of all that is committed."""
+    lectures, exercises = pages.committed()
+    return pages.build(lectures, tmp_path_factory.mktemp("site"), exercises).parent
+
+
+class Links(HTMLParser):
+    """What a page refers to, and the places in it that can be referred to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.to, self.ids = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.to += [attrs[name] for name in ("href", "src", "action") if name in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+
+
+def test_a_page_needs_no_network_and_shows_equations_as_mathml(tmp_path):
+    text = "# Box *sharpness*\n\n## Of $x^2$\n\nFor $\\epsilon$ and\n$$\\begin{aligned} a &= \\max_x f \\\\ b &= 2\\end{aligned}$$\n\n"
+    text += "`$5` [on](b.ipynb#x)\n\n"
+    text += "<details><summary>Hint</summary>\n\nthe inside\n\n</details>"
+    notebook = new_notebook(cells=[new_markdown_cell(text), new_code_cell("x = 1", execution_count=1)])
+    index = pages.build([(tmp_path / "a.ipynb", notebook), (tmp_path / "b.ipynb", new_notebook())], tmp_path / "site")
+    page = (index.parent / "a.html").read_text(encoding="utf-8")
+    assert page.count("<math") == 3 and "<mtable" in page and "$$" not in page
+    assert '<code>$5</code> <a href="b.html#x">on</a>' in page
+    assert page.index("<details>") < page.index("the inside") < page.index("</details>")
+    assert "<script" not in page and "src=" not in page and "ns0" not in page
+    assert page.count("http") == page.count("http://www.w3.org/1998/Math/MathML")
+    assert '<a href="a.html">Box sharpness</a>' in index.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("tex", "said"), [(r"\unknown{x}", r"\\unknown cannot be shown"), ("a & b", "& cannot be shown")]
+)
+def test_an_equation_that_cannot_be_shown_is_an_error_not_a_blot(tex, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        pages.mathml(tex)
+    with pytest.raises(ValueError, match="a.ipynb: "):
+        pages.build([(tmp_path / "a.ipynb", new_notebook(cells=[new_markdown_cell(f"${tex}$")]))], tmp_path)
+
+
+def test_a_picture_without_alternative_text_is_an_error(tmp_path):
+    shown = new_output("display_data", {"image/png": DOT})
+    notebook = new_notebook(cells=[new_code_cell("1", outputs=[shown], execution_count=1)])
+    with pytest.raises(ValueError, match="no alternative text"):
+        pages.body_of(notebook)
+
+
+@pytest.mark.parametrize(
+    ("link", "address"),
+    [
+        ("02_keskar.ipynb#x", "02_keskar.html#x"),
+        ("../../lectures/02_keskar.ipynb", "02_keskar.html"),
+        ("../exercises/05_sam/05_sam.ipynb", "exercise_05_sam.html"),
+        ("CLAIMS.md", "index.html#claims"),
+        ("https://example.org/a.ipynb", "https://example.org/a.ipynb"),
+    ],
+)
+def test_links_between_notebooks_are_links_between_pages(link, address):
+    assert pages.address_of(link) == address
+
+
+def test_every_link_leads_somewhere(site):
+    found = {path.name: Links(path.read_text(encoding="utf-8")) for path in site.glob("*.html")}
+    assert len(found) > 11
+    for name, page in found.items():
+        assert len(page.ids) == len(set(page.ids)), f"{name}: two places have one name"
+        for link in page.to:
+            if re.match(r"https://|data:image/", link):
+                continue
+            target, _, place = link.partition("#")
+            assert not target or (site / target).is_file(), f"{name}: {link} leads to no file"
+            assert not place or place in found[target or name].ids, f"{name}: {link} leads to no place"
+
+
+def test_every_lecture_and_exercise_is_reached_from_the_index_and_from_its_neighbours(site):
+    index = Links((site / "index.html").read_text(encoding="utf-8")).to
+    lectures, exercises = pages.committed()
+    for some, prefix in ((lectures, ""), (exercises, "exercise_")):
+        names = [f"{prefix}{path.stem}.html" for path, _ in some]
+        assert set(names) <= set(index)
+        for one, other in pairwise(names):
+            assert other in Links((site / one).read_text(encoding="utf-8")).to
+            assert one in Links((site / other).read_text(encoding="utf-8")).to
+
+
+@pytest.mark.slow
+def test_search_finds_the_part_and_says_when_there_is_none(site, chrome):
+    page = chrome.new_page()
+    page.goto(f"{site.as_uri()}/05_sam.html")
+    page.get_by_role("searchbox").fill("Ghost batch")
+    page.keyboard.press("Enter")
+    page.locator("#found a").first.wait_for()
+    assert "03_hoffer.html#" in page.locator("#found a").first.get_attribute("href")
+    page.locator("#found a").first.click()
+    assert "03_hoffer.html#" in page.url
+    page.goto(f"{site.as_uri()}/search.html?q=%3Cb%3Eflurble")
+    assert page.locator("#said").text_content() == "0 parts for “<b>flurble”"
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [380, 800, 1500])
+def test_nothing_runs_off_the_side(site, chrome, width):
+    page = chrome.new_page(viewport={"width": width, "height": 900})
+    for path in sorted(site.glob("*.html")):
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_fault_of_accessibility(site, chrome, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = chrome.new_context(viewport={"width": 380, "height": 900}, color_scheme=scheme)
+    page, faults = context.new_page(), []
+    for path in sorted(site.glob("*.html")):
+        page.goto(path.as_uri())
+        for one in Axe().run(page).response["violations"]:
+            if one["impact"] in ("serious", "critical"):
+                faults.append(f"{path.name}: {one['id']}: {one['nodes'][0]['html'][:200]} ({len(one['nodes'])} times)")
+    context.close()
+    assert not faults, "\n".join(faults)
