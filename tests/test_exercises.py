@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import copy
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -26,9 +27,55 @@ NAMES = [path.stem for path in SETS]
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-def test_every_set_belongs_to_a_lecture_and_has_its_catalogue():
-    assert NAMES and set(NAMES) <= {path.stem for path in (ROOT / "lectures").glob("*.ipynb")}
+def test_every_lecture_has_a_set_and_every_set_its_catalogue():
+    lectures = [path.stem for path in sorted((ROOT / "lectures").glob("0[1-8]_*.ipynb"))]
+    assert NAMES == [*lectures, "09_project"] and len(lectures) == 8
     assert {path.stem for path in (ROOT / "tests" / "answers").glob("*.py")} == set(NAMES)
+
+
+def test_the_guide_for_instructors_says_of_each_set_what_the_set_says():
+    guide = (ROOT / "INSTRUCTORS.md").read_text(encoding="utf-8")
+    rows = {
+        name: numbers
+        for name, *numbers in re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|", guide, re.MULTILINE)
+    }
+    assert list(rows) == NAMES
+    for path in SETS:
+        notebook = nbformat.read(path, as_version=4)
+        marked = [cell for cell in notebook.cells if exercises.role(cell) in ("check", "written")]
+        points = sum(cell.metadata.nbgrader.points for cell in marked)
+        by_hand = sum(cell.metadata.nbgrader.points for cell in marked if exercises.role(cell) == "written")
+        minutes, *said = map(int, rows[path.stem])
+        assert said == [points, by_hand], path.stem
+        title = notebook.cells[0].source
+        assert f"{points} points, {by_hand} of them for written" in title
+        parts = [row.split("|")[1:-1] for row in title.splitlines() if re.match(r"\| \d", row)]
+        assert sum(int(row[-1]) for row in parts) == points
+        assert sum(int(row[-2]) for row in parts) == minutes
+        assert f"About {minutes} minutes" in title or f"About {minutes // 60} hours" in title
+
+
+@pytest.mark.slow
+def test_the_commands_for_nbgrader_that_need_no_hub(tmp_path):
+    guide = (ROOT / "INSTRUCTORS.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^nbgrader (\w+) 05_sam(.*)$", guide, re.MULTILINE)
+    assert [name for name, _ in shown][:1] == ["generate_assignment"]
+    shutil.copytree(ROOT / "solutions" / "05_sam", tmp_path / "solutions" / "05_sam")
+    shutil.copy(ROOT / "nbgrader_config.py", tmp_path)
+    handed = tmp_path / "submitted" / "mia" / "05_sam"
+    handed.mkdir(parents=True)
+    shutil.copy(ROOT / "solutions" / "05_sam" / "05_sam.ipynb", handed)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for name, options in shown:
+        if name in ("generate_assignment", "autograde", "generate_feedback"):
+            command = [sys.executable, "-m", "nbgrader", name, "05_sam", *options.split()]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+            assert done.returncode == 0, done.stderr
+    ours, theirs = (
+        nbformat.read(folder / "exercises" / "05_sam" / "05_sam.ipynb", as_version=4) for folder in (ROOT, tmp_path)
+    )
+    assert [cell.source for cell in ours.cells] == [cell.source for cell in theirs.cells]
+    assert "Part 4" in (tmp_path / "feedback" / "mia" / "05_sam" / "05_sam.html").read_text(encoding="utf-8")
 
 
 def test_the_blank_notebooks_can_be_handed_out():

@@ -34,7 +34,8 @@ class Links(HTMLParser):
 
 
 def test_a_page_needs_no_network_and_shows_equations_as_mathml(tmp_path):
-    text = "# Box *sharpness*\n\n## Of $x^2$\n\nFor $\\epsilon$ and\n$$\\begin{aligned} a &= \\max_x f \\\\ b &= 2\\end{aligned}$$\n\n"
+    text = "# Box *sharpness*\n\n## Of $x^2$\n\n"
+    text += "For $\\epsilon$ and\n$$\\begin{aligned} a &= \\max_x f \\\\ b &= 2\\end{aligned}$$\n\n"
     text += "`$5` [on](b.ipynb#x)\n\n"
     text += "<details><summary>Hint</summary>\n\nthe inside\n\n</details>"
     notebook = new_notebook(cells=[new_markdown_cell(text), new_code_cell("x = 1", execution_count=1)])

@@ -1,0 +1,282 @@
+"""Answers to exercise 6. WRONG: (mistake, cell, what stands there, what a student wrote). RIGHT: (name, {cell: text})."""
+
+WRONG = [
+    (
+        "reduction of the means",
+        "mean_reduction",
+        "(100 * (1 - sam / sgd)).mean()",
+        "100 * (1 - sam.mean() / sgd.mean())",
+    ),
+    ("points", "mean_reduction", "(100 * (1 - sam / sgd)).mean()", "(sgd - sam).mean()"),
+    ("relative to SAM", "mean_reduction", "(1 - sam / sgd)", "(sgd / sam - 1)"),
+    ("a share, no percent", "mean_reduction", "100 * (1", "(1"),
+    (
+        "equal epochs",
+        "equal_gradients",
+        'if 2 * e in errors["SGD"]:\n                sgd = errors["SGD"][2 * e]',
+        'if e in errors["SGD"]:\n                sgd = errors["SGD"][e]',
+    ),
+    (
+        "SAM with twice the epochs",
+        "equal_gradients",
+        'if 2 * e in errors["SGD"]:\n                sgd = errors["SGD"][2 * e]',
+        'if e // 2 in errors["SGD"]:\n                sgd = errors["SGD"][e // 2]',
+    ),
+    ("points", "equal_gradients", "100 * (sgd - sam) / sgd", "sgd - sam"),
+    ("KeyError for the longest training", "equal_gradients", 'if 2 * e in errors["SGD"]:', "if True:"),
+    ("epochs of SGD in the key", "equal_gradients", "found[network, e]", "found[network, 2 * e]"),
+    ("rounds down", "cost", "(steps - start - 1) // every + 1", "(steps - start) // every"),
+    ("start disregarded", "cost", "(steps - start - 1) // every + 1", "(steps - 1) // every + 1"),
+    ("every step before start", "cost", "if every is None or steps <= start:", "if every is None:"),
+    (
+        "two gradients more",
+        "cost",
+        "return steps + (steps - start - 1) // every + 1",
+        "return steps + 2 * ((steps - start - 1) // every + 1)",
+    ),
+    ("overdraws", "steps_within", "max(0, left - 1)", "left"),
+    ("minus one", "steps_within", "max(0, left - 1)", "left - 1"),
+    ("start disregarded", "steps_within", "if every is None or budget <= start:", "start = 0\n    if every is None:"),
+    (
+        "rounds a quotient",
+        "steps_within",
+        "return start + rounds * every + max(0, left - 1)",
+        "return start + round((budget - start) * every / (every + 1))",
+    ),
+    (
+        "chooses on the test set",
+        "choose",
+        "np.asarray(validation, float).mean(axis=1)",
+        "np.asarray(test, float).mean(axis=1)",
+    ),
+    ("reports the validation accuracy", "choose", "np.asarray(test, float)[best].mean()", "score[best]"),
+    (
+        "the best single seed",
+        "choose",
+        "np.asarray(validation, float).mean(axis=1)",
+        "np.asarray(validation, float).max(axis=1)",
+    ),
+    (
+        "a diverged radius",
+        "choose",
+        "np.asarray(validation, float).mean(axis=1)",
+        "np.nanmean(np.asarray(validation, float), axis=1)",
+    ),
+    (
+        "NaN wins",
+        "choose",
+        "    score[np.isnan(score)] = -np.inf\n    best = min(np.flatnonzero(score == score.max()), key=lambda i: rhos[i])",
+        "    best = score.argmax()",
+    ),
+    (
+        "the first of equals",
+        "choose",
+        "min(np.flatnonzero(score == score.max()), key=lambda i: rhos[i])",
+        "score.argmax()",
+    ),
+    ("the row, not the radius", "choose", "return rhos[best],", "return best,"),
+    (
+        "fills NaN in place",
+        "choose",
+        "    score = np.asarray(validation, float).mean(axis=1)",
+        "    validation = np.asarray(validation, float)\n    validation[np.isnan(validation)] = 0\n"
+        "    score = validation.mean(axis=1)",
+    ),
+    ("variance over n", "lead", "d.std(ddof=1)", "d.std()"),
+    ("1.96", "lead", "t.ppf(0.975, n - 1)", "1.96"),
+    ("95 % quantile", "lead", "t.ppf(0.975, n - 1)", "t.ppf(0.95, n - 1)"),
+    ("unpaired with n - 1", "lead", "t.ppf(0.975, 2 * n - 2)", "t.ppf(0.975, n - 1)"),
+    (
+        "adds standard deviations",
+        "lead",
+        "np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / n)",
+        "(a.std(ddof=1) + b.std(ddof=1)) / np.sqrt(n)",
+    ),
+    (
+        "paired and unpaired exchanged",
+        "lead",
+        "return d.mean(), t.ppf(0.975, n - 1) * d.std(ddof=1) / np.sqrt(n), unpaired",
+        "return d.mean(), unpaired, t.ppf(0.975, n - 1) * d.std(ddof=1) / np.sqrt(n)",
+    ),
+    (
+        "a random class",
+        "flip",
+        "    noisy[chosen] = (noisy[chosen] + moved) % n_classes",
+        "    noisy[chosen] = torch.randint(n_classes, (len(chosen),), generator=generator)",
+    ),
+    (
+        "a coin for each label",
+        "flip",
+        "torch.randperm(len(y), generator=generator)[: round(share * len(y))]",
+        "(torch.rand(len(y), generator=generator) < share).nonzero().flatten()",
+    ),
+    (
+        "indices drawn twice",
+        "flip",
+        "torch.randperm(len(y), generator=generator)[: round(share * len(y))]",
+        "torch.randint(len(y), (round(share * len(y)),), generator=generator)",
+    ),
+    (
+        "the first ones",
+        "flip",
+        "torch.randperm(len(y), generator=generator)[: round(share * len(y))]",
+        "torch.arange(round(share * len(y)))",
+    ),
+    ("always the next class", "flip", "torch.randint(1, n_classes, (len(chosen),), generator=generator)", "1"),
+    ("the global generator", "flip", "torch.randperm(len(y), generator=generator)", "torch.randperm(len(y))"),
+    ("in place", "flip", "noisy = y.clone()", "noisy = y"),
+    ("one ascent for all", "m_sharpness", "grad(of_batch)(params)", "grad(lambda p: loss(p, x, y))(params)"),
+    (
+        "mean over batches",
+        "m_sharpness",
+        "total += len(x[i : i + m]) * (of_batch(add(params, e)) - of_batch(params))\n    return total / len(x)",
+        "total += of_batch(add(params, e)) - of_batch(params)\n    return total / -(-len(x) // m)",
+    ),
+    ("drops the last batch", "m_sharpness", "range(0, len(x), m)", "range(0, len(x) - m + 1, m)"),
+    (
+        "the loss, not its rise",
+        "m_sharpness",
+        "(of_batch(add(params, e)) - of_batch(params))",
+        "of_batch(add(params, e))",
+    ),
+    (
+        "the rise of all examples",
+        "m_sharpness",
+        "(of_batch(add(params, e)) - of_batch(params))",
+        "(loss(add(params, e), x, y) - loss(params, x, y))",
+    ),
+]
+RIGHT = [
+    (
+        "plain loops",
+        {
+            "mean_reduction": """
+def mean_reduction(sam, sgd):
+    each = [float(b - a) / float(b) for a, b in zip(sam, sgd)]
+    return 100 * sum(each) / len(each)
+""",
+            "equal_gradients": """
+def equal_gradients(table):
+    return {
+        (network, e): 100 - 100 * error / table[network]["SGD"][2 * e]
+        for network in table
+        for e, error in table[network]["SAM"].items()
+        if 2 * e in table[network]["SGD"]
+    }
+""",
+            "cost": """
+def cost(steps, every, start=0):
+    if every is None:
+        return steps
+    return steps + len(range(start, steps, every))
+""",
+            "steps_within": """
+def steps_within(budget, every, start=0):
+    steps = 0
+    while True:
+        price = 2 if every and steps >= start and (steps - start) % every == 0 else 1
+        if price > budget:
+            return steps
+        budget, steps = budget - price, steps + 1
+""",
+            "choose": """
+def choose(rhos, validation, test):
+    best = None
+    for rho, row, fresh in sorted(zip(rhos, validation, test), key=lambda r: r[0]):
+        mean = sum(row) / len(row)
+        if mean == mean and (best is None or mean > best[0] + 1e-9):
+            best = mean, rho, sum(fresh) / len(fresh)
+    return best[1], best[2]
+""",
+            "flip": """
+def flip(y, share, n_classes, generator):
+    noisy = y.clone()
+    for i in torch.randperm(len(y), generator=generator)[: round(share * len(y))].tolist():
+        others = [c for c in range(n_classes) if c != int(y[i])]
+        noisy[i] = others[int(torch.randint(len(others), (1,), generator=generator))]
+    return noisy
+""",
+        },
+    ),
+    (
+        "SciPy and pandas",
+        {
+            "choose": """
+def choose(rhos, validation, test):
+    import pandas as pd
+
+    table = pd.DataFrame({"rho": rhos, "fresh": np.mean(test, axis=1)})
+    table["score"] = pd.DataFrame(validation).mean(axis=1, skipna=False)
+    best = table.sort_values(["score", "rho"], ascending=[False, True]).iloc[0]
+    return best["rho"], best["fresh"]
+""",
+            "lead": """
+def lead(a, b):
+    from scipy import stats
+
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if np.ptp(a - b) == 0:
+        paired = 0.0
+    else:
+        low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
+        paired = (high - low) / 2
+    low, high = stats.ttest_ind(a, b).confidence_interval(0.95)
+    return (a - b).mean(), paired, (high - low) / 2
+""",
+            "flip": """
+def flip(y, share, n_classes, generator):
+    order = torch.rand(len(y), generator=generator).argsort()
+    other = torch.randint(n_classes - 1, (len(y),), generator=generator)
+    other = other + (other >= y)
+    return torch.where(order.argsort() < round(share * len(y)), other, y)
+""",
+        },
+    ),
+    (
+        "torch, the library and formulas",
+        {
+            "mean_reduction": """
+def mean_reduction(sam, sgd):
+    return 100 - 100 * torch.mean(torch.as_tensor(sam) / torch.as_tensor(sgd))
+""",
+            "lead": """
+def lead(a, b):
+    a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
+    from scipy.stats import t
+
+    n = len(a)
+    table = torch.cov(torch.stack([a, b]))
+    both = table[0, 0] + table[1, 1]
+    paired = t.isf(0.025, n - 1) * max(float(both - 2 * table[0, 1]), 0.0) ** 0.5 / n**0.5
+    return float(a.mean() - b.mean()), paired, t.isf(0.025, 2 * (n - 1)) * float(both / n) ** 0.5
+""",
+            "steps_within": """
+def steps_within(budget, every, start=0):
+    if every is None or budget < start:
+        return budget
+    return start + (budget - start) - -(-(budget - start) // (every + 1))
+""",
+            "m_sharpness": """
+def m_sharpness(loss, params, x, y, m, rho):
+    rises = []
+    for xs, ys in zip(x.split(m), y.split(m)):
+        measured = sharpness.ascent_direction(lambda p: loss(p, xs, ys), params, rho)
+        rises += [measured.value] * len(xs)
+    return torch.stack(rises).mean()
+""",
+        },
+    ),
+    (
+        "numpy randomness from the generator's seed",
+        {
+            "flip": """
+def flip(y, share, n_classes, generator):
+    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+    labels = y.numpy().copy()
+    where = rng.choice(len(labels), round(share * len(labels)), replace=False)
+    labels[where] = (labels[where] + rng.integers(1, n_classes, len(where))) % n_classes
+    return torch.from_numpy(labels)
+""",
+        },
+    ),
+]

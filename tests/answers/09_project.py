@@ -1,0 +1,107 @@
+"""Answers to the project. WRONG: (mistake, cell, what stands there, what a student wrote). RIGHT: (name, {cell: text})."""
+
+WRONG = [
+    ("equal steps instead of equal gradients", "experiment", '("SAM", 0.2, 400)', '("SAM", 0.2, 800)'),
+    ("nothing to compare with", "experiment", '(("SGD", 0.0, 800), ("SAM", 0.2, 400))', '[("SAM", 0.2, 400)]'),
+    ("always the same seeds", "experiment", "seeds = list(seeds)", "seeds = list(range(len(seeds)))"),
+    (
+        "other seeds for the other condition",
+        "experiment",
+        "        tables.append(table)",
+        '        tables.append(table.assign(seed=table["seed"] + 100 * (rho > 0)))',
+    ),
+    (
+        "drops what it calls an outlier",
+        "experiment",
+        "return pd.concat(tables, ignore_index=True)",
+        'return pd.concat(tables, ignore_index=True).sort_values("value").iloc[1:]',
+    ),
+    (
+        "draws from the global generator",
+        "experiment",
+        "        tables.append(table)",
+        '        table["value"] += 1e-3 * np.random.default_rng().standard_normal(len(table))\n        tables.append(table)',
+    ),
+    ("accuracy as text", "experiment", '.where(table["status"] != "diverged")', ".astype(str)"),
+    ("a list of tables", "experiment", "return pd.concat(tables, ignore_index=True)", "return tables"),
+    ("1.96", "verdict", "stats.t.ppf(0.975, len(pairs) - 1)", "1.959964"),
+    ("n in the denominator", "verdict", "ddof=1", "ddof=0"),
+    ("deviation, not error", "verdict", " / np.sqrt(len(pairs))", ""),
+    ("second minus first", "verdict", "wide[first] - wide[second]", "wide[second] - wide[first]"),
+    ("NaN goes through", "verdict", "(wide[first] - wide[second]).dropna()", "wide[first] - wide[second]"),
+    (
+        "NaN is zero accuracy",
+        "verdict",
+        "(wide[first] - wide[second]).dropna()",
+        "wide[first].fillna(0) - wide[second]",
+    ),
+    ("lost is not counted", "verdict", '"lost": len(wide) - len(pairs)', '"lost": 0'),
+    ("one-sided t", "verdict", "0.975", "0.95"),
+    (
+        "pairs by order of rows",
+        "verdict",
+        'wide = table.pivot(index="seed", columns="condition", values="value")',
+        'wide = pd.DataFrame({name: part["value"].tolist() for name, part in table.groupby("condition")})',
+    ),
+]
+
+RIGHT = [
+    (
+        "SciPy's paired test",
+        {
+            "verdict": """def verdict(table, first, second):
+    a, b = (table[table.condition == name].set_index("seed").value.sort_index().to_numpy() for name in (first, second))
+    good = ~(np.isnan(a) | np.isnan(b))
+    test = stats.ttest_rel(a[good], b[good])
+    ends = test.confidence_interval(0.95)
+    mean = (a[good] - b[good]).mean()
+    return dict(difference=mean, low=ends.low, high=ends.high, n=good.sum(), lost=(~good).sum())
+"""
+        },
+    ),
+    (
+        "plain loops",
+        {
+            "verdict": """def verdict(table, first, second):
+    value = {}
+    for row in table.itertuples():
+        value[row.condition, row.seed] = row.value
+    found = [value[first, seed] - value[second, seed] for name, seed in value if name == first]
+    d = [x for x in found if x == x]
+    n, mean = len(d), sum(d) / len(d)
+    error = (sum((x - mean) ** 2 for x in d) / (n - 1) / n) ** 0.5
+    t = stats.t(n - 1).ppf(0.975)
+    return {"difference": mean, "low": mean - t * error, "high": mean + t * error, "n": n, "lost": len(found) - n}
+"""
+        },
+    ),
+    (
+        "another question: three optimizers, sharpness measured",
+        {
+            "experiment": """def experiment(seeds):
+    data, made = load("digits"), []
+    for name, settings in {"plain": {}, "momentum": {"momentum": 0.9, "lr": 0.02}, "decay": {"weight_decay": 1e-3}}.items():
+        found = train_ensemble(
+            lambda: mlp(64, [16], 10), data, seeds=seeds, batch_size=100, steps=100, **{"lr": 0.1, **settings}
+        ).table
+        for row in found.itertuples():
+            made.append({"condition": name, "seed": row.seed, "gradients": 100, "value": row.test_loss})
+    return pd.DataFrame(made)
+"""
+        },
+    ),
+    (
+        "a table with its own index and more columns, in another order",
+        {
+            "experiment": """def experiment(seeds):
+    data = load("mnist1d", n_train=200, n_test=300)
+    seeds = [*seeds, *seeds]
+    names = ["SAM"] * (len(seeds) // 2) + ["wide SAM"] * (len(seeds) // 2)
+    rho = [0.05 if name == "SAM" else 0.5 for name in names]
+    table = train_ensemble(lambda: mlp(40, [20], 10), data, seeds=seeds, batch_size=20, lr=0.1, steps=200, rho=rho).table
+    table = table.assign(condition=names).rename(columns={"test_acc": "value"})
+    return table.sort_values("value").set_index("status")
+"""
+        },
+    ),
+]
