@@ -1,8 +1,10 @@
 """Exercises: what may be handed out, and graders that are themselves graded with right and wrong answers."""
 
 import argparse
+import collections
 import contextlib
 import copy
+import multiprocessing
 import os
 import re
 import runpy
@@ -21,7 +23,6 @@ import grading  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SETS = exercises.source_of()
-OPTIONS = argparse.Namespace(jobs=2, seconds=200, cell_seconds=60, memory_gb=8)
 NAMES = [path.stem for path in SETS]
 # the machine's tools warn about each other where our own code is not concerned
 pytestmark = pytest.mark.filterwarnings("default")
@@ -230,38 +231,39 @@ def written(path, cells):
     return nbformat.writes(notebook)
 
 
-def packs(wrong):
-    """Wrong answers to different parts go into one notebook, to at most half of the parts: then "no other part
-    loses" is tried too, and the catalogue takes a fraction of the time."""
-    most = max(1, len({row[1] for row in wrong}) // 2)
-    found = []
-    for row in wrong:
-        pack = next((p for p in found if len(p) < most and row[1] not in {other[1] for other in p}), None)
-        if pack is None:
-            found.append(pack := [])
-        pack.append(row)
-    return found
-
-
 def catalogue(path):
-    """name of a submission -> (notebook, checks that must lose marks)."""
+    """name of a submission -> (notebook, checks that must lose marks).
+
+    Answers to different parts go into one notebook, right ones and wrong ones, and one part at least stays as it was:
+    then "no other part loses" is tried too, and the catalogue takes a fraction of the time.
+    """
     table = runpy.run_path(str(ROOT / "tests" / "answers" / f"{path.stem}.py"))
-    reference = {
-        cell.metadata.nbgrader.grade_id: cell.source
+    cells = {
+        cell.metadata.nbgrader.grade_id: cell
         for cell in nbformat.read(path, as_version=4).cells
         if "nbgrader" in cell.metadata
     }
-    made = {"reference": (written(path, {}), set())}
-    for number, (_, cells) in enumerate(table["RIGHT"]):
-        assert set(cells) <= set(reference)
-        made[f"right {number}"] = (written(path, cells), set())
-    for number, pack in enumerate(packs(table["WRONG"])):
-        cells = {}
-        for name, part, old, new in pack:
-            assert reference[part].count(old) == 1, f"{name}: {old!r} must stand once in {part}"
-            cells[part] = reference[part].replace(old, new)
-        made[f"wrong {number}"] = (written(path, cells), {f"{part}_check" for part in cells})
-    return made
+    reference = {name: cell.source for name, cell in cells.items()}
+    all_marks = {name for name, cell in cells.items() if exercises.role(cell) in ("check", "written")}
+    per_part = collections.Counter(row[1] for row in table["WRONG"])
+    answers = [(name, cells, set()) for name, cells in table["RIGHT"]]
+    for name, part, old, new in sorted(table["WRONG"], key=lambda row: -per_part[row[1]]):
+        assert reference[part].count(old) == 1, f"{name}: {old!r} must stand once in {part}"
+        answers.append((name, {part: reference[part].replace(old, new)}, {f"{part}_check"}))
+    packs = [("reference", {}, set()), ("blank", None, all_marks)]
+    for name, cells, losing in answers:
+        assert set(cells) <= set(reference), name
+        free = (p for p in packs[2:] if not p[1].keys() & cells.keys() and len(p[2] | losing) < max(2, len(per_part)))
+        before, others, lost = next(free, ("", {}, set()))
+        packs = [p for p in packs if p[1] is not others]
+        packs.append((f"{before}; {name}", others | cells, lost | losing))
+    blank = (ROOT / "exercises" / path.stem / path.name).read_text(encoding="utf-8")
+    return {name: (blank if cells is None else written(path, cells), losing) for name, cells, losing in packs}
+
+
+def graded(request):
+    os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1", MPLBACKEND="agg", PATH=grading._path())
+    return grading.autograde(request)
 
 
 @pytest.mark.parametrize("path", SETS, ids=NAMES)
@@ -281,22 +283,31 @@ def test_a_catalogue_is_large_enough(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SETS, ids=NAMES)
 def test_right_answers_keep_their_marks_and_wrong_ones_lose_theirs(path, tmp_path):
-    made = catalogue(path)
-    for name, (notebook, _) in made.items():
-        (tmp_path / "in" / name).mkdir(parents=True)
-        (tmp_path / "in" / name / path.name).write_text(notebook, encoding="utf-8")
-    (tmp_path / "in" / "blank").mkdir()
-    shutil.copy(ROOT / "exercises" / path.stem / path.name, tmp_path / "in" / "blank")
-    found = {one.student: one for one in grading.grade(tmp_path / "in", tmp_path / "out", OPTIONS)}
-    assert found.keys() == {*made, "blank"}
-    for name, (_, losing) in made.items():
-        one = found[name]
-        assert one.state == "graded" and one.remarks == [], (name, one)
-        lost = {part for part, score in one.scores.items() if score["points"] not in (None, score["of"])}
-        assert lost == losing, (name, {part: one.scores[part]["failed"] for part in lost ^ losing})
-        assert all("NameError" not in score["failed"] for score in one.scores.values()), name
-        assert one.by_hand > 0
-    assert found["blank"].points == 0 and found["blank"].by_hand == 0
+    course, made = grading.prepare(path.stem, tmp_path), catalogue(path)
+    requests = []
+    for number, (notebook, _) in enumerate(made.values()):
+        shutil.copytree(course, tmp_path / str(number))
+        handed = tmp_path / f"{number}.ipynb"
+        handed.write_text(notebook, encoding="utf-8")
+        asked = {
+            "course": str(tmp_path / str(number)),
+            "exercise": path.stem,
+            "handed": str(handed),
+            "cell_seconds": 60,
+        }
+        requests.append(asked)
+    workers = multiprocessing.get_context("forkserver")  # each a fork of one process that has imported all it needs
+    workers.set_forkserver_preload(["grading", "nbgrader.apps"])
+    with workers.Pool(2, maxtasksperchild=1) as pool:
+        results = pool.map(graded, requests, chunksize=1)
+    for (name, (_, losing)), result in zip(made.items(), results, strict=True):
+        assert (result["state"], result["remarks"]) == ("graded", []), (name, result)
+        scores = result["scores"]
+        lost = {part for part, score in scores.items() if score["points"] not in (None, score["of"])}
+        assert lost == losing, (name, {part: scores[part]["failed"] for part in lost ^ losing})
+        assert all("NameError" not in score["failed"] for score in scores.values()), name
+        assert any(score["points"] is None for score in scores.values()) == (name != "blank")
+        assert all(scores[part]["points"] == 0 for part in losing), (name, "part of the marks for a wrong answer")
 
 
 # ---------------------------------------------------------------- what people hand in
@@ -492,7 +503,8 @@ def test_a_zip_is_graded_like_a_folder(small_course, tmp_path):
     for name in ("ann_1", "bob_2"):
         shutil.copy(small_course / "solutions" / "01_two" / "01_two.ipynb", tmp_path / "in" / f"{name}_x_01_two.ipynb")
     shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in")
-    found = grading.grade(tmp_path / "in.zip", tmp_path / "out", OPTIONS, small_course)
+    options = argparse.Namespace(jobs=2, seconds=200, cell_seconds=60, memory_gb=8)
+    found = grading.grade(tmp_path / "in.zip", tmp_path / "out", options, small_course)
     assert [(one.student, one.points) for one in found] == [("ann_1_x", FULL), ("bob_2_x", FULL)]
 
 

@@ -240,7 +240,6 @@ def autograde(request: dict) -> dict:
         elif "CellTimeoutError" in said:
             reason = f"a cell ran for more than {request['cell_seconds']} s and could not be interrupted"
         return {"state": f"not graded: {reason}", "remarks": remarks + more, "scores": {}}
-    api.generate_feedback(exercise, "student")
     graded = nbformat.read(course / "autograded" / "student" / exercise / f"{exercise}.ipynb", as_version=4)
     failed = {cell.metadata.nbgrader.grade_id: _failure(cell) for cell in graded.cells if role(cell) == "check"}
     scores = {}
@@ -250,6 +249,14 @@ def autograde(request: dict) -> dict:
             points = None if by_hand else grade.auto_score
             scores[grade.name] = {"points": points, "of": grade.max_score, "failed": failed.get(grade.name, "")}
     return {"state": "graded", "remarks": remarks + more, "scores": scores}
+
+
+def write_feedback(request: dict) -> None:
+    """The page for the student, in the course folder of `request`, after `autograde`."""
+    from nbgrader.apps import NbGraderAPI
+
+    api = NbGraderAPI(config=_config(Path(request["course"]), request["cell_seconds"]))
+    api.generate_feedback(request["exercise"], "student")
 
 
 def _config(course: Path, cell_seconds: int):
@@ -492,4 +499,7 @@ if __name__ == "__main__":
         _loopback()
     with contextlib.suppress(ImportError):
         _limit(asked["memory_gb"])
-    _whole(Path(asked["answer"]), json.dumps(autograde(asked)))
+    result = autograde(asked)
+    if result["scores"]:
+        write_feedback(asked)
+    _whole(Path(asked["answer"]), json.dumps(result))
