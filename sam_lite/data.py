@@ -173,8 +173,8 @@ def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Ten
 
 
 def best_device(name: str | None = None) -> torch.device:
-    """The device called `name`, such as "cuda" or "cuda:1", or the best there is: cuda, then mps, then cpu."""
-    n = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    """The device called `name`, such as "cuda:1", or the best there is: cuda, then cpu. "mps" by name only: no float64."""
+    n = {"cuda": torch.cuda.device_count(), "cpu": 1, "mps": int(torch.backends.mps.is_available())}
     kind, _, index = (name or next(k for k in n if n[k])).partition(":")
     if kind not in n or int(index or 0) >= n[kind]:
         raise ValueError(f"device must be one of {', '.join(k for k in n if n[k])} on this machine, got {name!r}")

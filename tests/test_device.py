@@ -1,0 +1,94 @@
+"""What a GPU would notice, on a CPU: tensors of device "meta" have no values, so asking one for its value is an error,
+as is mixing it with a tensor that some code put on the CPU by itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch.func import vmap
+
+from sam_lite import ascents, climb, hessian, landscape, sharpness, stacked
+from sam_lite.models import mlp
+from sam_lite.params import loss_of, params_of
+from sam_lite.sam import SAM, m_sam_gradient, sam_gradient
+
+PACKAGE = Path(__file__).parent.parent / "sam_lite"
+# file -> where it may name a device: it asks for one, saves to disk, or gives way to SciPy and LAPACK on the CPU
+NAMED = {
+    "data": {"cuda", "cpu", "mps"},
+    "train": {"cuda"},
+    "ensemble": {"cpu"},
+    "study": {"cpu"},
+    "models": {"cpu"},
+    "checkpoint": {"cpu"},
+}
+
+
+@pytest.fixture
+def problem():
+    """(model, loss, params, x, y) without values."""
+    model = mlp(6, [5, 4], 3).to("meta")
+    x, y = torch.empty(8, 6, device="meta"), torch.empty(8, dtype=torch.long, device="meta")
+    return model, loss_of(model, x, y), params_of(model), x, y
+
+
+PURE = {
+    "ascent": lambda loss, p: ascents.ascent(p, p, 0.1),
+    "adaptive_ascent": lambda loss, p: ascents.adaptive_ascent(p, p, 0.1),
+    "p_ascent 1": lambda loss, p: ascents.p_ascent(1.0)(p, p, 0.1),
+    "p_ascent inf": lambda loss, p: ascents.p_ascent(float("inf"))(p, p, 0.1),
+    "sam_gradient": lambda loss, p: sam_gradient(loss, p, 0.1)[0],
+    "m_sam_gradient": lambda loss, p: m_sam_gradient([loss, loss], p, 0.1)[0],
+    "hvp": lambda loss, p: hessian.hvp(loss, p)(p),
+    "dense": lambda loss, p: hessian.dense(loss, p),
+    "ascent_direction": lambda loss, p: sharpness.ascent_direction(loss, p, 0.1).value,
+    "line": lambda loss, p: landscape.line(loss, p, p, [0.0, 0.5]),
+    "a step of the search": lambda loss, p: climb.slope(
+        climb.landscape(loss, p, sharpness._ball(p, 0.1, False)), torch.empty(74, device="meta")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_no_value_is_asked_for_and_nothing_lies_on_another_device(name, problem):
+    _, loss, params, _, _ = problem
+    found = PURE[name](loss, params)
+    for tensor in torch.utils._pytree.tree_leaves(found):
+        assert tensor.device.type == "meta"
+
+
+def test_a_step_of_the_optimizer_waits_for_no_value(problem):
+    model, _, _, x, y = problem
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).device.type == "meta"
+
+
+def test_the_gradient_and_the_evaluation_of_an_ensemble_stay_where_they_are(problem):
+    model, _, params, x, y = problem
+    many = {name: torch.empty(7, *p.shape, device="meta") for name, p in params.items()}
+    batches = x.expand(7, 8, 6), y.expand(7, 8)
+    grads = stacked.gradient(model)(many, *batches)
+    found = stacked.evaluate(stacked.forward(model), many, x, y)
+    together = vmap(lambda p: sam_gradient(loss_of(model, x, y), p, 0.1)[0])(many)
+    for tensor in [*grads.values(), *together.values(), *found]:
+        assert tensor.device.type == "meta"
+
+
+def test_devices_are_named_only_where_one_is_asked_for():
+    for path in PACKAGE.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        found = texts & {"cuda", "cpu", "mps"}
+        assert found <= NAMED.get(path.stem, set()), f"{path.name} names {found}"
+        calls = {n.func.attr for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+        assert "cuda" not in calls and "synchronize" not in calls, path.name
