@@ -16,6 +16,7 @@ import os
 import re
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -81,7 +82,12 @@ def execute(path: Path, seed_set: int | None = None) -> NotebookNode:
         resources={"metadata": {"path": str(path.parent)}},
     )
     try:
-        client.execute(env=env)
+        with tempfile.TemporaryDirectory(prefix="home") as spare:
+            try:
+                tempfile.TemporaryDirectory(dir=Path.home()).cleanup()
+            except OSError:  # Matplotlib and IPython would say on stderr that they cannot write there
+                env |= {"MPLCONFIGDIR": spare, "IPYTHONDIR": spare}
+            client.execute(env=env)
     except CellTimeoutError as error:
         raise NotebookError(f"{path.name}: a cell ran for more than {TIMEOUT} s\n{error}") from None
     except (CellExecutionError, DeadKernelError) as error:
