@@ -29,7 +29,7 @@ def seconds(client: Client) -> float:
 
 def main() -> None:
     dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**27})
-    options = {"threads_per_worker": 1, "dashboard_address": None}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0"}
     with Client(n_workers=1, **options) as one, Client(n_workers=2, **options) as two:
         seconds(two), seconds(one)  # imports
         ratios = [seconds(one) / seconds(two) for _ in range(3)]
