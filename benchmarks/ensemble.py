@@ -1,6 +1,6 @@
 """How much faster many models train together than one after another, and what share of the machine they use.
 
-Run: python benchmarks/ensemble.py          (about two minutes; `make bench` calls it)
+Run: python benchmarks/ensemble.py          (about seven minutes; `make bench` calls it)
 
 Each row compares, in the same minute, the time per model and step of a plain PyTorch loop (one nn.Sequential,
 torch.optim.SGD) with that of `train_ensemble`, and states the share of this machine's matrix-product rate (a 2048 x
