@@ -63,6 +63,10 @@ def png(figure: Figure) -> bytes:
     """The figure as PNG without date or version, so that the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
+    picture = Image.open(buffer).convert("RGB")
+    if picture.getcolors(1024):  # lines and letters: a palette shows them as well, in a third of the bytes
+        buffer = io.BytesIO()
+        picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -167,3 +167,18 @@ def test_a_table_is_markdown(shown):
     ]
     with pytest.raises(ValueError, match="row 'F1' must have 2 entries, one per column, got 1"):
         plots.table({"F1": ["1"]}, ["small", "large"], caption="A table.")
+
+
+def test_line_art_gets_a_palette_that_shows_it_alike_and_a_colour_map_keeps_its_colours():
+    figure, (left, right) = plots.subplots(1, 2)
+    left.plot([0, 1], [0, 1])
+    right.plot([0, 1], [1, 0], linestyle="--")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    small = Image.open(io.BytesIO(plots.png(figure)))
+    assert small.mode == "P" and len(plots.png(figure)) < 0.6 * len(buffer.getvalue())
+    whole, small = (np.asarray(one.convert("RGB"), dtype=int) for one in (Image.open(buffer), small))
+    assert abs(whole - small).max() < 40 and (abs(whole - small) > 8).mean() < 1e-3
+    right.imshow(np.linspace(0, 1, 10_000).reshape(100, 100), cmap="viridis")
+    right.imshow(np.random.default_rng(0).random((100, 100, 3)))
+    assert Image.open(io.BytesIO(plots.png(figure))).mode != "P"
