@@ -61,12 +61,18 @@ def diverged(ax: Axes, label: str) -> None:
 
 def png(figure: Figure) -> bytes:
     """The figure as PNG without date or version, so that the same figure gives the same bytes."""
+    whole = _full_png(figure)
+    picture = Image.open(io.BytesIO(whole)).convert("RGB")
+    if not picture.getcolors(1024):
+        return whole
+    buffer = io.BytesIO()  # lines and letters: a palette shows them as well, in a third of the bytes
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _full_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    picture = Image.open(buffer).convert("RGB")
-    if picture.getcolors(1024):  # lines and letters: a palette shows them as well, in a third of the bytes
-        buffer = io.BytesIO()
-        picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -90,7 +96,7 @@ def animate(
     pictures: list[Image.Image] = []
     for i in reversed(range(frames)):  # the last has all that is ever drawn, so its colours serve for all
         draw(i)
-        picture = Image.open(io.BytesIO(png(figure))).convert("RGB")
+        picture = Image.open(io.BytesIO(_full_png(figure))).convert("RGB")
         palette = pictures[0] if pictures else None
         pictures.append(picture.quantize(64, palette=palette, dither=Image.Dither.NONE))
     buffer = io.BytesIO()
