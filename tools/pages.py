@@ -130,7 +130,7 @@ def page(title: str, body: str, links: Sequence[tuple[str, str]] = (), *, search
     headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?=<a|</h2>)', body, re.DOTALL)
     inside = "".join(f'<li><a href="#{name}">{text.strip()}</a></li>' for name, text in headings)
     contents = f'<nav class="contents" aria-label="On this page"><ul>{inside}</ul></nav>' if len(headings) > 2 else ""
-    body = re.sub("<table", '<table tabindex="0"', body)  # on a phone it scrolls sideways, by keyboard too
+    body = body.replace("<table", '<table tabindex="0"')  # on a phone it scrolls sideways, by keyboard too
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
