@@ -212,6 +212,30 @@ def test_conda_from_nothing(tmp_path):
     assert "one.ipynb" in shown and kernels["default"] == "python3"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is missing")
+def test_the_first_cell_of_a_notebook_fetches_the_course_once(tmp_path):
+    """As on Colab: a Python with IPython where the notebook came alone. What sam_lite itself needs is there on Colab."""
+    course = copy_of_the_course(tmp_path / "course")
+    git = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "safe.directory=*"]
+    for step in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
+        assert sh(course, *git, *step).returncode == 0
+    assert sh(tmp_path, sys.executable, "-m", "venv", tmp_path / "env").returncode == 0
+    inside = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    pinned = ("-c", course / "constraints.txt")
+    assert sh(tmp_path, inside, "-m", "pip", "install", "-q", *pinned, "ipython", "hatchling").returncode == 0
+    (tmp_path / "cell.ipy").write_text(record.INSTALL + '\nprint("here:", find_spec("sam_lite") is not None)\n')
+
+    def run(typed: str) -> str:
+        command = [inside, "-m", "IPython", "--colors=NoColor", "cell.ipy"]
+        env = environment(PIP_NO_DEPS="1", PIP_NO_BUILD_ISOLATION="0", IPYTHONDIR=str(tmp_path / "ipython"))
+        done = subprocess.run(command, cwd=tmp_path, env=env, input=typed, capture_output=True, text=True, timeout=300)
+        return done.stdout + done.stderr
+
+    assert "here: True" in (said := run(f"file://{course}\n")) and "Address" in said, said
+    assert "here: True" in (said := run("")) and "Address" not in said, said
+
+
 def test_every_command_that_the_readme_shows_is_executed_here():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -29,6 +29,13 @@ def test_a_committed_notebook_is_as_record_writes_it(path):
     assert path.read_text(encoding="utf-8") == record.dumps(record.normalise(notebook)), f"{path.name}: record it again"
 
 
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_the_second_cell_fetches_the_course_where_it_is_missing(path):
+    cell = nbformat.read(path, as_version=4).cells[1]
+    assert (cell.id, cell.source, cell.metadata) == ("install", record.INSTALL, record.install_cell().metadata)
+    assert cell.outputs == []
+
+
 def test_committed_claims_are_those_of_the_committed_lectures():
     if LECTURES:
         page = (ROOT / "lectures" / "CLAIMS.md").read_text(encoding="utf-8")

@@ -97,6 +97,7 @@ def title_of(notebook: NotebookNode, default: str) -> str:
 def body_of(notebook: NotebookNode) -> str:
     """The cells of a notebook as HTML. Every picture must have an alternative text."""
     notebook = nbformat.from_dict(notebook)
+    notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "install"]  # nothing to read
     for output in (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs):
         data = output.get("data", {})
         if "text/latex" in data and "text/html" not in data:

@@ -38,6 +38,13 @@ CHANGING = {  # text that differs from run to run or tells where it ran
     "a path of this machine": r"(?<![\w.])/(?:tmp|home|root|Users|private|var/folders)/\S+|ipykernel_\d+",
     "a time": r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d",
 }
+INSTALL = """\
+# Only where this notebook came alone, as on Colab: fetch the course. Elsewhere this cell does nothing.
+from importlib.util import find_spec
+
+if find_spec("sam_lite") is None:
+    address = input("Address (https://...) of the course that this notebook is from: ")
+    %pip install -q git+{address}"""
 UNCOMPARED = ("NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP", "PYTEST_VALIDATE_IGNORE_OUTPUT")
 
 
@@ -114,6 +121,12 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
             for output in cell.outputs:
                 _clean(output)
     return notebook
+
+
+def install_cell() -> NotebookNode:
+    """The second cell of every notebook, folded away where the frontend can."""
+    metadata = {"jupyter": {"source_hidden": True}, "tags": ["install"]}
+    return nbformat.v4.new_code_cell(INSTALL, id="install", metadata=metadata)
 
 
 def _merge_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:

@@ -57,8 +57,8 @@ for (const event of ["ready", "slidechanged"]) Reveal.on(event, ({currentSlide})
 def slide_type(cell: NotebookNode) -> str:
     """What a cell's metadata says, or what follows from its content."""
     said = cell.metadata.get("slideshow", {}).get("slide_type")
-    if said:
-        return said
+    if said or cell.get("id") == "install":
+        return said or "skip"
     return "slide" if cell.cell_type == "markdown" and cell.source.startswith(("# ", "## ")) else "subslide"
 
 
