@@ -8,6 +8,8 @@ PYTEST    := $(RUN) -m pytest
 TESTS     := OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile
 unexport PYTHONPATH PYTHONHOME
 export JUPYTER_PREFER_ENV_PATH = 1
+# PyTorch's threads spin while they wait for one another; where another program uses a core, that takes ten times as long
+export GOMP_SPINCOUNT = 1000
 
 .PHONY: help lectures site slides lab test check bench study record clean nbval course all
 

@@ -22,12 +22,12 @@ import record  # noqa: E402
 ON_A_GPU = 'if device.type == "cuda":'
 # lecture -> what the rehearsal writes in place of the sizes of its GPU branch
 MINIATURE = {
-    "02_keskar": {"[512] * 5": "[24] * 5", "256, 6000, 20_000": "16, 160, 1500"},
-    "03_hoffer": {"[512, 512]": "[24, 24]", "128, 2048, 20": "16, 128, 4"},
+    "02_keskar": {"[512] * 3": "[24] * 3", "64, 1000, 0.05, 30_000": "16, 160, 0.05, 1500"},
+    "03_hoffer": {"[512, 512]": "[24, 24]", "32, 512, 40, 0.002": "16, 128, 4, 0.002"},
     "05_sam": {"[512, 512]": "[24, 24]", "256, 300": "32, 100"},
-    "06_sam_results": {"[512, 512]": "[24, 24]", "128, 8000": "32, 1000"},
+    "06_sam_results": {"[512, 512]": "[24, 24]", "128, 16_000": "32, 1000"},
 }
-DATA = 'load("fashion_mnist", '
+IMAGES = "n_train=10_000"
 MEASURED = """
 import json, time
 from sam_lite.ensemble import train_ensemble
@@ -45,7 +45,7 @@ def prepared(name: str, rehearse: bool) -> nbformat.NotebookNode:
     """The lecture, with a last cell that measures; for a rehearsal its GPU branch in miniature, on any device."""
     notebook = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
     (scale,) = (cell for cell in notebook.cells if cell.id == "scale")
-    changes = {ON_A_GPU: "if True:", DATA: DATA + "n_train=1600, n_test=400, "} | MINIATURE[name]
+    changes = {ON_A_GPU: "if True:", IMAGES: "n_train=1600, n_test=400"} | MINIATURE[name]
     for old, new in changes.items():
         if scale.source.count(old) != 1:
             raise ValueError(f"{name}: the cell `scale` must hold {old!r} once:\n{scale.source}")

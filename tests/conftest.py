@@ -1,16 +1,26 @@
-"""A browser for the tests that need one."""
+"""What some tests need from outside: where it is missing they skip, and in CI they fail."""
 
 import os
 
 import pytest
 
 import browser
+from sam_lite import images
+
+
+def missing(message: str) -> None:
+    pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
 def chrome():
     if browser.CHROMIUM is None:
-        message = "needs Chromium: apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        missing("needs Chromium: apt-get install chromium")
     with browser.chromium() as chrome:
         yield chrome
+
+
+@pytest.fixture(scope="session")
+def fashion():
+    if not images.DEBIAN["fashion_mnist"].is_dir():
+        missing("needs Fashion-MNIST: apt-get install dataset-fashion-mnist")

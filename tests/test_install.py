@@ -199,6 +199,7 @@ def test_conda_from_nothing(tmp_path):
     spec = yaml.safe_load((course / "environment.yml").read_text(encoding="utf-8"))
     python, pip, section = spec["dependencies"]
     assert (spec["name"], python, pip) == ("sam-course", "python=3.11", "pip")
+    assert spec["variables"] == {"GOMP_SPINCOUNT": "1000"}
     (course / "condaenv.requirements.txt").write_text("\n".join(section["pip"]) + "\n")
     assert sh(course, sys.executable, "-m", "venv", tmp_path / "env").returncode == 0
     inside = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")

@@ -371,13 +371,13 @@ def test_the_grids_are_whole():
 
 
 def test_a_sample_of_the_grid_is_what_training_gives():
-    """One short setting exactly (but for rounding), and the mean of a long one."""
+    """One setting whose path is smooth, exactly but for the rounding of another processor, and the mean of a noisy one."""
     found = grids.recorded()
-    again = grids.batch_cell(1000, "times √k", "epochs", found["reference"])
-    for name, values in found["batch"][1000, "times √k", "epochs"].items():
-        np.testing.assert_allclose(again[name], values, rtol=0.05, atol=5e-3, err_msg=name)
-    rho = grids.rho_cells([0.1])
-    at = grids.RHOS.index(0.1)
+    again = grids.batch_cell(1000, "the same", "epochs", found["reference"])
+    for name, values in found["batch"][1000, "the same", "epochs"].items():
+        np.testing.assert_allclose(again[name], values, rtol=1e-3, err_msg=name)
+    rho = grids.rho_cells([0.02])
+    at = grids.RHOS.index(0.02)
     assert rho["test_acc"].mean() == pytest.approx(found["rho"]["test_acc"][at].mean(), abs=0.03)
     assert rho["spectrum"][..., 0].mean() == pytest.approx(found["rho"]["spectrum"][at, :, 0].mean(), rel=0.3)
 

@@ -1,0 +1,31 @@
+"""The cells that only a GPU reaches: the Fashion-MNIST branch of each lecture that has one, in miniature on any machine."""
+
+import importlib.util
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
+gpu = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gpu)
+
+
+def test_every_lecture_that_asks_for_a_gpu_is_rehearsed():
+    asking = {p.stem for p in (ROOT / "lectures").glob("*.ipynb") if "fashion_mnist" in p.read_text(encoding="utf-8")}
+    assert asking == set(gpu.MINIATURE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", gpu.MINIATURE)
+def test_every_cell_runs_with_images_and_deeper_networks(name, fashion):
+    stored = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
+    n = len(gpu.record.claims_of(stored, name))
+    assert gpu.run(name, rehearse=True) == f"{name}: {n} claims, every cell ran"
+
+
+def test_a_changed_scale_cell_is_named(monkeypatch):
+    monkeypatch.setitem(gpu.MINIATURE, "05_sam", {"[512, 513]": ""})
+    with pytest.raises(ValueError, match=r"05_sam: the cell `scale` must hold '\[512, 513\]' once"):
+        gpu.prepared("05_sam", rehearse=True)
