@@ -170,6 +170,7 @@ def test_alpha_of_a_linear_classifier_is_the_mean_weight():
     assert alpha <= expected < alpha * STEP * 1.0001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mag", [False, True])
 def test_alpha_is_near_what_a_long_attack_finds(case, found, mag):
     """300 steps from each of 10 corners: it costs a tenth where alpha says so, and not yet at a third of alpha."""

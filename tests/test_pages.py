@@ -80,6 +80,7 @@ def test_links_between_notebooks_are_links_between_pages(link, address):
     assert pages.address_of(link) == address
 
 
+@pytest.mark.slow
 def test_every_link_leads_somewhere(site):
     found = {path.name: Links(path.read_text(encoding="utf-8")) for path in site.glob("*.html")}
     assert len(found) > 11
@@ -93,6 +94,7 @@ def test_every_link_leads_somewhere(site):
             assert not place or place in found[target or name].ids, f"{name}: {link} leads to no place"
 
 
+@pytest.mark.slow
 def test_every_lecture_and_exercise_is_reached_from_the_index_and_from_its_neighbours(site):
     index = Links((site / "index.html").read_text(encoding="utf-8")).to
     lectures, exercises = pages.committed()

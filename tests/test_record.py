@@ -41,6 +41,7 @@ def write(path, *sources):
 # ---- what is stored
 
 
+@pytest.mark.slow
 def test_recording_twice_gives_the_same_bytes_and_a_second_run_agrees(tmp_path, capsys):
     chatty = base64.b64encode(png((b"tEXt", b"Software\0v1"))).decode()
     picture = (
@@ -107,6 +108,7 @@ def test_where_the_home_cannot_be_written_matplotlib_and_ipython_get_a_folder(tm
     assert record.execute(path).cells[0].outputs[0].text == "True\n"
 
 
+@pytest.mark.slow
 def test_one_broken_notebook_does_not_stop_the_next(tmp_path, capsys):
     bad, good = write(tmp_path / "a.ipynb", "1 / 0"), write(tmp_path / "b.ipynb", "2")
     assert record.main([str(bad), str(good)]) == 1
@@ -279,6 +281,7 @@ def test_what_is_said_about_verdicts_of_several_sets_of_seeds(runs, said):
     assert record.flipped(runs) == said
 
 
+@pytest.mark.slow
 def test_seed_sets_rerun_with_other_seeds_and_write_nothing(tmp_path, capsys):
     seeded = "import os\ns = int(os.environ.get('SAM_LITE_SEED_SET', 0))\n"
     line = "print(f\"{'✓' if s < 2 else '✗'} Luck | paper: – | ours ≈ {s} | 5 seeds\")"

@@ -1070,6 +1070,7 @@ def one_process(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_climb_together_or_each_on_its_own_batch(tmp_path):
     torch.multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=2)
     model, (x, y) = net(), batch()

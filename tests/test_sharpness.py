@@ -152,6 +152,7 @@ def test_both_climbs_come_near_the_true_maximum():
     assert sum(shares[box_sharpness]) >= sum(shares[box_sharpness_lbfgs])
 
 
+@pytest.mark.slow
 def test_more_starts_find_more():
     for seed in range(10):
         loss, zero = quadratic(positive(12, seed)), point([0.0] * 12)

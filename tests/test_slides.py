@@ -48,6 +48,7 @@ def decks(tmp_path_factory):
     return slides.build(pages.committed()[0], tmp_path_factory.mktemp("slides")).parent
 
 
+@pytest.mark.slow
 def test_all_that_a_deck_needs_lies_beside_it(decks):
     assert sorted(path.name for path in (decks / "reveal").iterdir()) == [
         "LICENSE",

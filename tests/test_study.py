@@ -121,6 +121,7 @@ def test_networks_that_never_get_there_are_kept_without_measures(small, monkeypa
     assert "gap" not in table and table["steps_0_1_to_0_01"].isna().all()
 
 
+@pytest.mark.slow
 def test_optimizers_are_what_they_are_called(small, monkeypatch):
     seen = []
     true = study.train_ensemble
@@ -141,6 +142,7 @@ def test_the_test_points_have_no_part_in_training(small):
     assert a["l2"].item() == b["l2"].item() and a["test_acc"].item() != b["test_acc"].item()
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_table(tmp_path):
     """The real command, with a grid of one group of two small networks in place of the whole."""
     code = f"""

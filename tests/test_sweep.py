@@ -164,6 +164,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_loses_at_most_the_running_job(tmp_path):
     killed, rounds = [], 0
     while rounds < 6:

@@ -161,6 +161,7 @@ def count():
     return [sum(issubclass(type(o), kind) for o in gc.get_objects()) for kind in (Figure, ipywidgets.Widget)]
 
 
+@pytest.mark.slow
 def test_many_updates_leave_nothing_behind(shown):
     widget = explore_toys.step_explorer()
     (rho, *_), picture = inputs(widget), widget.children[-1]
@@ -370,6 +371,7 @@ def test_the_grids_are_whole():
     assert grids.FILE.stat().st_size < 300_000
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_grid_is_what_training_gives():
     """One setting whose path is smooth, exactly but for the rounding of another processor, and the mean of a noisy one."""
     found = grids.recorded()
