@@ -2,11 +2,13 @@
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import pages
+import record
 import slides
 
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 SMALLEST = 10  # pixels of a line of text in a window of 1280 x 720
 
 
@@ -18,6 +20,7 @@ SMALLEST = 10  # pixels of a line of text in a window of 1280 x 720
         (new_markdown_cell("### Three"), "subslide"),
         (new_markdown_cell("text"), "subslide"),
         (new_code_cell("# no heading"), "subslide"),
+        (record.install_cell(), "skip"),
         (new_markdown_cell("## Two", metadata={"slideshow": {"slide_type": "skip"}}), "skip"),
     ],
 )
@@ -41,6 +44,18 @@ def test_the_order_of_slides_and_what_metadata_changes():
     assert text.index(">A") < text.index("<p>c") < text.index('class="notes"') < text.index(">D")
     stacks = text.split("\n<section>")
     assert "<p>c" in stacks[0] and ">D" in stacks[1]
+
+
+def test_a_figure_is_shown_without_the_code_that_draws_it():
+    shown = [
+        new_output("display_data", {"image/png": DOT}, metadata={"image/png": {"alt": "a dot"}}),
+        new_output("display_data", {"text/markdown": "One dot."}),
+    ]
+    said = [new_output("stream", name="stdout", text="4")]
+    cells = [new_code_cell("draw()", outputs=shown), new_code_cell("print(2 + 2)", outputs=said)]
+    text = slides.deck(new_notebook(cells=cells))
+    assert 'alt="a dot"' in text and "One dot." in text and "draw" not in text
+    assert "print" in text and "4" in text
 
 
 @pytest.fixture(scope="module")
@@ -88,4 +103,4 @@ def test_nothing_runs_off_a_slide_and_all_can_be_read(name, decks, chrome):
     faults = [one for one in shown if one[0] > 1281 or one[1] > 721 or one[2] < SMALLEST]
     assert not faults, faults
     notebook = nbformat.read(pages.ROOT / "lectures" / f"{name}.ipynb", as_version=4)
-    assert len(shown) == sum(bool(cell.source.strip()) for cell in notebook.cells)
+    assert len(shown) == sum(cell.id != "install" and bool(cell.source.strip()) for cell in notebook.cells)

@@ -72,8 +72,8 @@ def address_of(url: str) -> str:
 class Exporter(HTMLExporter):
     """The body of a page, without the scripts and styles that nbconvert would fetch from the network."""
 
-    def __init__(self) -> None:
-        super().__init__(template_name="basic")
+    def __init__(self, code: bool = True) -> None:
+        super().__init__(template_name="basic", exclude_input=not code)
 
     def default_filters(self):
         yield from super().default_filters()
@@ -94,8 +94,8 @@ def title_of(notebook: NotebookNode, default: str) -> str:
     return default
 
 
-def body_of(notebook: NotebookNode) -> str:
-    """The cells of a notebook as HTML. Every picture must have an alternative text."""
+def body_of(notebook: NotebookNode, code: bool = True) -> str:
+    """The cells of a notebook as HTML, or without code what they show. Every picture must have an alternative text."""
     notebook = nbformat.from_dict(notebook)
     notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "install"]  # nothing to read
     for output in (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs):
@@ -104,7 +104,7 @@ def body_of(notebook: NotebookNode) -> str:
             data["text/html"] = mathml(data["text/latex"].strip().strip("$"), "block")
         if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
             raise ValueError("a picture has no alternative text: show it with plots.show(figure, caption=..., alt=...)")
-    body, _ = Exporter().from_notebook_node(notebook)
+    body, _ = Exporter(code).from_notebook_node(notebook)
     return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")  # what becomes of equations in headings
 
 

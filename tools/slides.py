@@ -2,9 +2,9 @@
 
     python tools/slides.py [FOLDER]      a page of slides for each lecture (default folder: _slides)
 
-A heading starts a slide to the right, every other cell is one further down: text, or code with its figure and its
-verdicts beside it. A cell's metadata `slideshow.slide_type` changes that: `slide`, `subslide`, `-` (goes on), `skip`
-and `notes`. What would run off a slide is made smaller until it fits.
+A heading starts a slide to the right, every other cell is one further down: text, a figure without the code that draws
+it, or code with its verdicts beside it. A cell's metadata `slideshow.slide_type` changes that: `slide`, `subslide`, `-`
+(goes on), `skip` and `notes`. What would run off a slide is made smaller until it fits.
 """
 
 import argparse
@@ -28,11 +28,13 @@ STYLE = """
 .reveal :is(h1, h2, h3) { font: 600 1.5em/1.2 system-ui, sans-serif; margin: 0 0 .6em; text-transform: none; }
 .reveal :is(pre, code) { font: 16px/1.4 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 .reveal pre { white-space: pre-wrap; overflow-wrap: anywhere; width: 100%; margin: 0; box-shadow: none; }
-.reveal .code_cell:has(.output_wrapper) { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 1.2rem; }
+.reveal .code_cell:has(.input):has(.output_wrapper) { display: grid; gap: 1.2rem; }
+.reveal .code_cell { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); }
 .reveal .output_text pre { font-size: 20px; padding-left: .6rem; border-left: 3px solid #9db8d2; }
 .reveal :is(ul, ol) { padding-left: 1.4em; }
 .reveal .prompt, .reveal .anchor-link { display: none; }
 .reveal img { max-width: 100%; max-height: 580px; margin: 0; }
+.reveal .code_cell:not(:has(.input)) img { width: 100%; max-height: 560px; object-fit: contain; object-position: left; }
 .reveal .output_markdown { font-size: .75em; color: #5b6069; }
 .reveal table { font-size: .7em; border-collapse: collapse; }
 .reveal :is(th, td) { padding: .2em .6em; border-bottom: 1px solid #dcdfe4; }
@@ -70,7 +72,8 @@ def deck(notebook: NotebookNode) -> str:
         if kind == "skip" or not cell.source.strip():
             continue
         alone = {key: value for key, value in notebook.items() if key != "cells"} | {"cells": [cell]}
-        body = pages.body_of(nbformat.from_dict(alone))
+        figure = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        body = pages.body_of(nbformat.from_dict(alone), code=not figure)
         if kind == "notes" and stacks:
             stacks[-1][-1] += f'<aside class="notes">{body}</aside>'
         elif kind in ("-", "fragment") and stacks:
