@@ -63,7 +63,7 @@ def png(figure: Figure) -> bytes:
     """The figure as PNG without date or version, so that the same figure gives the same bytes."""
     whole = _full_png(figure)
     picture = Image.open(io.BytesIO(whole)).convert("RGB")
-    if not picture.getcolors(1024):
+    if not picture.getcolors(4096):
         return whole
     buffer = io.BytesIO()  # lines and letters: a palette shows them as well, in a third of the bytes
     picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
