@@ -17,6 +17,7 @@ import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from packaging.specifiers import SpecifierSet
 
 import browser
 import record
@@ -273,10 +274,14 @@ def test_constraints_are_exact_and_hold_for_what_is_installed_here():
     pins = {plain(name): pin for name, pin in (line.split("==") for line in lines)}
     assert pins["torch"] == "2.13.0"
     # of this folder alone: setuptools brings copies of some packages and may put them on the path
-    here = {plain(d.name): d.version.split("+")[0] for d in distributions(path=[sysconfig.get_path("purelib")])}
+    installed = list(distributions(path=[sysconfig.get_path("purelib")]))
+    here = {plain(d.name): d.version.split("+")[0] for d in installed}
     different = {name: here[name] for name in pins.keys() & here.keys() if here[name] != pins[name]}
     assert pins.keys() & here.keys() >= {"torch", "numpy", "jupyterlab"}
     assert not different, f"constraints.txt says otherwise; installed are {different}"
+    wants = {d.name: d.metadata["Requires-Python"] or "" for d in installed}
+    newer = {name: rule for name, rule in wants.items() if not SpecifierSet(rule).contains("3.11.0")}
+    assert not newer, f"Debian 12 has Python 3.11.2, and we promise 3.11; a newer one is asked for by {newer}"
 
 
 # ---- tools/venv.sh, with a pretended Python: seconds instead of minutes
