@@ -137,7 +137,7 @@ class _Group:
         like = next(iter(start.values()))
         self.hyper = {name: like.new_tensor([values[i] for i in members]) for name, values in hyper.items()}
         self.uses = {name: any(values) for name, values in hyper.items()}  # known without asking the device
-        self.rho = [self.hyper["rho"]] if self.uses["rho"] else []
+        self.rho, self.rates = [self.hyper["rho"]] if self.uses["rho"] else [], self.hyper["dropout"].cpu()
         self.generators = [torch.Generator().manual_seed(int(seeds[i])) for i in members]
         self.moments: list[Params] = []  # the optimizer's running means
         self.epoch = torch.empty(0)
@@ -152,7 +152,7 @@ class _Group:
 
     def masks(self, batch_size: int, widths: list[int]) -> list[list[Tensor]]:
         """What dropout leaves of each model's hidden layers, where it is in use."""
-        return [stacked.dropout(self.hyper["dropout"], self.generators, batch_size, widths)] if widths else []
+        return [stacked.dropout(self.rates, self.generators, batch_size, widths, self.epoch.device)] if widths else []
 
     def each(self, name: str, p: Tensor) -> Tensor:
         """A hyper-parameter shaped to multiply a stacked tensor."""
@@ -165,7 +165,7 @@ class _Group:
             self.params = {name: p[kept] for name, p in self.params.items()}
             self.moments = [{name: p[kept] for name, p in m.items()} for m in self.moments]
             self.hyper = {name: v[kept] for name, v in self.hyper.items()}
-            self.rho = [r[kept] for r in self.rho]
+            self.rho, self.rates = [r[kept] for r in self.rho], self.rates[mask]
             self.generators = [g for g, k in zip(self.generators, mask.tolist(), strict=True) if k]
             self.epoch = self.epoch[kept]
         return len(self.members)

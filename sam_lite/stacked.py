@@ -66,18 +66,20 @@ def hidden(model: nn.Module) -> list[int]:
     return [m.out_features for _, m in _chain(model)[:-1:2]]
 
 
-def dropout(rates: Tensor, generators: Sequence[torch.Generator], n: int, widths: Sequence[int]) -> list[Tensor]:
-    """For each hidden layer a mask (n_models, n, width): 0 with the model's rate, else 1 / (1 - rate).
+def dropout(
+    rates: Tensor, generators: Sequence[torch.Generator], n: int, widths: Sequence[int], device: torch.device
+) -> list[Tensor]:
+    """For each hidden layer a mask (n_models, n, width) on `device`: 0 with the model's rate, else 1 / (1 - rate).
 
-    Srivastava et al. 2014, with the factor at training time. rates (n_models,) are taken to 1/256: one random byte for
-    each unit, of the model's own generator, and none where the rate is 0.
+    Srivastava et al. 2014, with the factor at training time. rates (n_models,), on the CPU lest a GPU be waited for,
+    are taken to 1/256: one random byte for each unit, of the model's own generator, and none where the rate is 0.
     """
     draws = torch.zeros(len(rates), -(-n * sum(widths) // 8), dtype=torch.int64)
     for row, rate, generator in zip(draws, rates.tolist(), generators, strict=True):
         if rate > 0:
             row.random_(-(2**63), None, generator=generator)
-    drop = (256 * rates).round()[:, None]
-    kept = draws.view(torch.uint8)[:, : n * sum(widths)].to(rates.device) >= drop.to(torch.uint8)
+    drop = (256 * rates).round()[:, None].to(device)
+    kept = draws.view(torch.uint8)[:, : n * sum(widths)].to(device) >= drop.to(torch.uint8)
     sizes = [n * width for width in widths]
     masks = (kept * (256 / (256 - drop))).split(sizes, dim=1)
     return [mask.view(len(rates), n, width) for mask, width in zip(masks, widths, strict=True)]

@@ -5,7 +5,6 @@ import os
 import pytest
 
 import browser
-from sam_lite import images
 
 
 def missing(message: str) -> None:
@@ -22,5 +21,7 @@ def chrome():
 
 @pytest.fixture(scope="session")
 def fashion():
+    from sam_lite import images  # here, since test_wrong.py loads this file before it plants faults in the package
+
     if not images.DEBIAN["fashion_mnist"].is_dir():
         missing("needs Fashion-MNIST: apt-get install dataset-fashion-mnist")

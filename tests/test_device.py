@@ -82,6 +82,12 @@ def test_the_gradient_and_the_evaluation_of_an_ensemble_stay_where_they_are(prob
         assert tensor.device.type == "meta"
 
 
+def test_masks_of_dropout_wait_for_no_value():
+    rates, generators = torch.tensor([0.0, 0.1]), [torch.Generator().manual_seed(s) for s in range(2)]
+    for mask, width in zip(stacked.dropout(rates, generators, 8, [5, 4], torch.device("meta")), (5, 4), strict=True):
+        assert mask.device.type == "meta" and mask.shape == (2, 8, width)
+
+
 def test_devices_are_named_only_where_one_is_asked_for():
     for path in PACKAGE.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

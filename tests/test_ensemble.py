@@ -310,7 +310,7 @@ def test_dropout_is_back_propagation_through_the_masked_network():
 
 def test_masks_drop_units_at_the_models_own_rate_and_keep_the_mean():
     rates = torch.tensor([0.0, 0.25, 0.5])
-    masks = stacked.dropout(rates, [torch.Generator().manual_seed(s) for s in range(3)], 500, [40, 60])
+    masks = stacked.dropout(rates, [torch.Generator().manual_seed(s) for s in range(3)], 500, [40, 60], rates.device)
     assert [m.shape for m in masks] == [(3, 500, 40), (3, 500, 60)]
     for i, rate in enumerate(rates.tolist()):
         units = torch.cat([m[i].flatten() for m in masks])  # 50,000: the rate to 0.007, at 3 standard errors
