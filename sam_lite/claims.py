@@ -106,6 +106,8 @@ def summary() -> None:
 
 
 def _line(holds: bool, claim: str, paper: str, ours: str, count: str, slide: int | None) -> None:
+    if " | " in f"{claim} {paper} {ours}":
+        raise ValueError(f"claim, paper and unit must not hold ' | ', which parts them in print, got {claim!r}")
     LEDGER.append((claim, holds))
     parts = [f"{'✓' if holds else '✗'} {claim}", f"paper: {paper}", f"ours {ours}", count]
     print(" | ".join(parts + ([f"slide {slide}"] if slide else [])))

@@ -131,3 +131,12 @@ def test_bad_input_is_named():
         claims.check("Nothing", values=[], above=0)
     with pytest.raises(ValueError, match="n must be >= 1, got 0"):
         claims.seeds(0)
+
+
+def test_a_claim_holds_no_bar_which_parts_it_in_print(capsys):
+    with pytest.raises(ValueError, match="must not hold ' | ', .* got 'a | b'"):
+        claims.check("a | b", values=[1.0], above=0)
+    with pytest.raises(ValueError, match="must not hold ' | '"):
+        claims.check_exact("One", value=1, expected=1, paper="1 | 2")
+    claims.check("|cos| is 1", values=[1.0], above=0)
+    assert capsys.readouterr().out.startswith("✓ |cos| is 1 | paper")

@@ -47,13 +47,16 @@ def test_the_guide_for_instructors_says_of_each_set_what_the_set_says():
         points = sum(cell.metadata.nbgrader.points for cell in marked)
         by_hand = sum(cell.metadata.nbgrader.points for cell in marked if exercises.role(cell) == "written")
         minutes, *said = map(int, rows[path.stem])
-        assert said == [points, by_hand], path.stem
-        title = notebook.cells[0].source
-        assert f"{points} points, {by_hand} of them for written" in title
+        name, title = path.stem, notebook.cells[0].source
+        assert said == [points, by_hand], f"{name}: INSTRUCTORS.md says {said}, the cells {[points, by_hand]} points"
+        assert f"{points} points, {by_hand} of them for written" in title, f"{name}: the line below the title"
         parts = [row.split("|")[1:-1] for row in title.splitlines() if re.match(r"\| \d", row)]
-        assert sum(int(row[-1]) for row in parts) == points
-        assert sum(int(row[-2]) for row in parts) == minutes
-        assert f"About {minutes} minutes" in title or f"About {minutes // 60} hours" in title
+        assert sum(int(row[-1]) for row in parts) == points, f"{name}: points in the table of the title"
+        assert sum(int(row[-2]) for row in parts) == minutes, f"{name}: minutes in that table, and in INSTRUCTORS.md"
+        assert f"About {minutes} minutes" in title or f"About {minutes // 60} hours" in title, f"{name}: title"
+        for number, *_, part_minutes, part_points in parts:
+            heading = rf"(?m)^## Part {number.strip()} .*{part_minutes.strip()} min, {part_points.strip()} points?\)"
+            assert any(re.search(heading, cell.source) for cell in notebook.cells), f"{name}: no heading like {heading}"
 
 
 @pytest.mark.slow
@@ -159,6 +162,10 @@ FAULTS = {
     "no check": (lambda nb: nb.cells.pop(2), "twice must be followed by twice_check"),
     "a check for nothing": (remark(2, grade_id="other_check"), "other_check checks nothing"),
     "one id twice": (remark(3, grade_id="twice"), "the grade id twice is there twice"),
+    "no metadata": (
+        lambda nb: nb.cells[1].metadata.pop("nbgrader"),
+        "holds a solution, and nbgrader's metadata do not",
+    ),
     "no points": (remark(2, points=0), "twice_check gives no points"),
     "a leaked line": (
         change(0, source="# return x + x + 0 * len('a long line')"),
@@ -179,7 +186,7 @@ def test_a_fault_of_a_set_is_found(course, name):
     apply, message = FAULTS[name]
     notebook = good_set()
     apply(notebook)
-    found = faults(notebook, build=name != "one id twice")  # nbgrader refuses to build that
+    found = faults(notebook, build=name not in ("one id twice", "no metadata"))  # nbgrader refuses to build those
     assert any(part in fault for fault in found for part in message.split("|")), found
     assert all(fault.startswith("01_two: ") for fault in found)
 
@@ -248,7 +255,6 @@ def catalogue(path):
     per_part = collections.Counter(row[1] for row in table["WRONG"])
     answers = [(name, cells, set()) for name, cells in table["RIGHT"]]
     for name, part, old, new in sorted(table["WRONG"], key=lambda row: -per_part[row[1]]):
-        assert reference[part].count(old) == 1, f"{name}: {old!r} must stand once in {part}"
         answers.append((name, {part: reference[part].replace(old, new)}, {f"{part}_check"}))
     packs = [("reference", {}, set()), ("blank", None, all_marks)]
     for name, cells, losing in answers:
@@ -275,7 +281,14 @@ def test_a_catalogue_is_large_enough(path):
         for cell in nbformat.read(path, as_version=4).cells
         if exercises.role(cell) == "check"
     }
-    assert {f"{row[1]}_check" for row in table["WRONG"]} == checks, "a part without a wrong answer"
+    answered = {f"{row[1]}_check" for row in table["WRONG"]}
+    assert answered == checks, f"without a wrong answer, or without a cell: {answered ^ checks}"
+    sources = {
+        cell.metadata.get("nbgrader", {}).get("grade_id"): cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+    }
+    for name, part, old, _ in table["WRONG"]:
+        assert sources[part].count(old) == 1, f"{name}: {old!r} must stand once in {part}"
     names = [row[:2] for row in table["WRONG"]]
     assert len(set(names)) == len(names)
 

@@ -83,6 +83,8 @@ def test_recording_twice_gives_the_same_bytes_and_a_second_run_agrees(tmp_path, 
         ("import os; print(os.getcwd())", "a path of this machine is stored"),
         ("print('✓ no table')", "cannot be read"),
         ("1 + 1;", "does not heed the ;"),
+        ("class F:\n    __repr__ = lambda s: '<Figure size 9x9 with 1 Axes>'\nF()", "end the cell with plots.show"),
+        ("class T:\n    __repr__ = lambda s: \"Text(0.5, 0, 'a')\"\n[T()]", "end the cell with plots.show"),
         ("# NBVAL_SKIP\n1", "hides its output"),
     ],
 )

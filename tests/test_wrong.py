@@ -41,7 +41,9 @@ def outcome():
 
         def ask(folder, tests):
             print(json.dumps([str(folder), tests]), file=server.stdin, flush=True)
-            return json.loads(server.stdout.readline())
+            line = server.stdout.readline()
+            assert line, "the process that serves has ended; its last words are in the captured stderr"
+            return json.loads(line)
 
         yield ask
         server.stdin.close()

@@ -48,6 +48,8 @@ def build(root: Path = ROOT) -> list[Path]:
     """Write exercises/ anew; what has no solution any more goes."""
     written = []
     for path in source_of(root):
+        for fault in faults(path, root, built=False):
+            raise SystemExit(f"{path.stem}: {fault}; nothing more is built")
         target = root / "exercises" / path.relative_to(root / "solutions")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(dumps(blank(nbformat.read(path, as_version=4))), encoding="utf-8", newline="\n")
@@ -70,12 +72,16 @@ def role(cell: NotebookNode) -> str:
     return "check" if not marks["solution"] else "written" if marks["grade"] else "code"
 
 
-def faults(path: Path, root: Path = ROOT) -> Iterator[str]:
-    """What is wrong with one set; nothing if it can be handed out."""
+def faults(path: Path, root: Path = ROOT, built: bool = True) -> Iterator[str]:
+    """What is wrong with one set; nothing if it can be handed out. Before it is built: only what hinders that."""
     solution = nbformat.read(path, as_version=4)
+    unmarked = [cell.id for cell in solution.cells if "### BEGIN SOLUTION" in cell.source and role(cell) != "code"]
+    if unmarked:
+        yield f"the cell {unmarked[0]} holds a solution, and nbgrader's metadata do not say so"
+        return
     names = [cell.metadata.nbgrader.grade_id for cell in solution.cells if role(cell) != "given"]
     twice = [f"the grade id {name} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
-    if twice:
+    if twice or not built:
         yield from twice
         return
     target, expected = root / "exercises" / path.relative_to(root / "solutions"), blank(solution)

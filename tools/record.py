@@ -33,6 +33,7 @@ ASSERTING = [n for n in range(2, 34) if n not in (8, 30)]  # slides; 1 is the ti
 WIDGET = "application/vnd.jupyter.widget-view+json"
 COLOUR = r"\x1b\[[0-9;]*m"
 KEPT_CHUNKS = set(b"IHDR PLTE tRNS pHYs IDAT IEND acTL fcTL fdAT".split())  # of a PNG: the pictures and their sizes
+BARE = re.compile(r"<Figure size |<matplotlib\.|\[?(<matplotlib|Text\()")  # what a cell that ends in a plot shows
 CHANGING = {  # text that differs from run to run or tells where it ran
     "an address": r"\bat 0x[0-9a-fA-F]{4,}",
     "a path of this machine": r"(?<![\w.])/(?:tmp|home|root|Users|private|var/folders)/\S+|ipykernel_\d+",
@@ -198,6 +199,8 @@ def _output_problems(cell: NotebookNode, output: NotebookNode) -> list[str]:
     if output.output_type == "error":
         return [] if "raises-exception" in cell.metadata.get("tags", []) else [f"error: {output.ename}"]
     found = ["widget state is stored"] if WIDGET in output.get("data", {}) else []
+    if BARE.match(output.get("data", {}).get("text/plain", "")):
+        found.append(f"{output.data['text/plain'][:30]!r} is stored: end the cell with plots.show(...)")
     if "execution_count" in output and output.execution_count != cell.execution_count:
         found.append("the count of the result is not that of its cell")
     for mime, text in _texts(output):
