@@ -42,7 +42,7 @@ test: all
 	$(MAKE) nbval
 
 nbval: all
-	TQDM_DISABLE=1 $(PYTEST) @tools/nbval.txt $(NOTEBOOKS)
+	TQDM_DISABLE=1 $(TESTS) @tools/nbval.txt $(NOTEBOOKS)
 
 check: all
 	$(RUN) -m ruff check .
