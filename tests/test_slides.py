@@ -3,12 +3,12 @@
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_pages import DOT
 
 import pages
 import record
 import slides
 
-DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 SMALLEST = 10  # pixels of a line of text in a window of 1280 x 720
 
 

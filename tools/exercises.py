@@ -48,11 +48,12 @@ def build(root: Path = ROOT) -> list[Path]:
     """Write exercises/ anew; what has no solution any more goes."""
     written = []
     for path in source_of(root):
-        for fault in faults(path, root, built=False):
-            raise SystemExit(f"{path.stem}: {fault}; nothing more is built")
+        solution = nbformat.read(path, as_version=4)
+        if hinders := next(_hindrances(solution), None):
+            raise SystemExit(f"{path.stem}: {hinders}; nothing more is built")
         target = root / "exercises" / path.relative_to(root / "solutions")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(dumps(blank(nbformat.read(path, as_version=4))), encoding="utf-8", newline="\n")
+        target.write_text(dumps(blank(solution)), encoding="utf-8", newline="\n")
         written.append(target)
     for old in set(root.glob("exercises/*/*.ipynb")) - set(written):
         old.unlink()
@@ -72,17 +73,11 @@ def role(cell: NotebookNode) -> str:
     return "check" if not marks["solution"] else "written" if marks["grade"] else "code"
 
 
-def faults(path: Path, root: Path = ROOT, built: bool = True) -> Iterator[str]:
-    """What is wrong with one set; nothing if it can be handed out. Before it is built: only what hinders that."""
+def faults(path: Path, root: Path = ROOT) -> Iterator[str]:
+    """What is wrong with one set; nothing if it can be handed out."""
     solution = nbformat.read(path, as_version=4)
-    unmarked = [cell.id for cell in solution.cells if "### BEGIN SOLUTION" in cell.source and role(cell) != "code"]
-    if unmarked:
-        yield f"the cell {unmarked[0]} holds a solution, and nbgrader's metadata do not say so"
-        return
-    names = [cell.metadata.nbgrader.grade_id for cell in solution.cells if role(cell) != "given"]
-    twice = [f"the grade id {name} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
-    if twice or not built:
-        yield from twice
+    if hinders := list(_hindrances(solution)):
+        yield from hinders
         return
     target, expected = root / "exercises" / path.relative_to(root / "solutions"), blank(solution)
     if not target.is_file():
@@ -93,6 +88,17 @@ def faults(path: Path, root: Path = ROOT, built: bool = True) -> Iterator[str]:
     yield from _leaks(solution, expected)
     if {"check", "written"} - {role(cell) for cell in solution.cells}:
         yield "there must be checks and a written answer"
+
+
+def _hindrances(solution: NotebookNode) -> Iterator[str]:
+    """What nbgrader would refuse to build, without saying where it is."""
+    for cell in solution.cells:
+        if "### BEGIN SOLUTION" in cell.source and role(cell) != "code":
+            yield f"the cell {cell.id} holds a solution, and nbgrader's metadata do not say so"
+    names = [cell.metadata.nbgrader.grade_id for cell in solution.cells if role(cell) != "given"]
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            yield f"the grade id {name} is there twice"
 
 
 def _order(solution: NotebookNode) -> Iterator[str]:

@@ -126,7 +126,7 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
 
 def install_cell() -> NotebookNode:
     """The second cell of every notebook, folded away where the frontend can."""
-    metadata = {"jupyter": {"source_hidden": True}, "tags": ["install"]}
+    metadata = {"jupyter": {"source_hidden": True}, "slideshow": {"slide_type": "skip"}}
     return nbformat.v4.new_code_cell(INSTALL, id="install", metadata=metadata)
 
 

@@ -59,8 +59,8 @@ for (const event of ["ready", "slidechanged"]) Reveal.on(event, ({currentSlide})
 def slide_type(cell: NotebookNode) -> str:
     """What a cell's metadata says, or what follows from its content."""
     said = cell.metadata.get("slideshow", {}).get("slide_type")
-    if said or cell.get("id") == "install":
-        return said or "skip"
+    if said:
+        return said
     return "slide" if cell.cell_type == "markdown" and cell.source.startswith(("# ", "## ")) else "subslide"
 
 
