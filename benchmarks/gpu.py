@@ -1,62 +1,78 @@
-"""Lectures 02, 03, 05 and 06 at the scale of a GPU, on Fashion-MNIST: python benchmarks/gpu.py [--rehearse]
+"""Lectures 02 to 06 at the scale of a GPU, and a part of the study: python benchmarks/gpu.py [NAME ...] [--rehearse]
 
 For each lecture: which verdicts differ from the stored ones, its time, the most memory it held, and how many times as
-fast as this machine's CPU the same training runs. --rehearse needs no GPU: it takes the same branch of each lecture in
-miniature, so that every cell runs with images and deeper networks; its verdicts mean nothing and are not shown.
+fast as this machine's CPU the same training runs. For the study: one group of it, beside what is recorded of the same
+networks. --rehearse needs no GPU: it takes the same branch of each lecture in miniature, so that every cell runs with
+images and deeper networks; its verdicts mean nothing and are not shown.
 """
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import torch
+
+from sam_lite import measures, study
+from sam_lite.data import best_device, mnist1d
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import record  # noqa: E402
 
-ON_A_GPU = 'if device.type == "cuda":'
+ON_A_GPU, IMAGES = {'if device.type == "cuda":': "if True:"}, {"n_train=10_000": "n_train=800, n_test=200"}
 # lecture -> what the rehearsal writes in place of the sizes of its GPU branch
 MINIATURE = {
-    "02_keskar": {"[512] * 3": "[24] * 3", "64, 1000, 0.05, 30_000": "16, 160, 0.05, 1500"},
-    "03_hoffer": {"[512, 512]": "[24, 24]", "32, 512, 60, 0.002": "16, 128, 4, 0.002"},
-    "05_sam": {"[512, 512]": "[24, 24]", "256, 300": "32, 100"},
-    "06_sam_results": {"[512, 512]": "[24, 24]", "128, 16_000": "32, 1000"},
+    "02_keskar": IMAGES | {"[512] * 3": "[24] * 3", "64, 1000, 0.05, 30_000": "16, 80, 0.05, 1000"},
+    "03_hoffer": IMAGES | {"[512, 512]": "[24, 24]", "32, 512, 60, 0.002": "16, 128, 4, 0.002"},
+    "04_jiang": {"n_train=1000, n_test=10_000": "n_train=200, n_test=400", "width=(50, 100)": "width=(16, 24)"},
+    "05_sam": IMAGES | {"[512, 512]": "[24, 24]", "256, 300": "32, 100"},
+    "06_sam_results": IMAGES | {"[512, 512]": "[24, 24]", "128, 16_000": "32, 1000"},
 }
-IMAGES = "n_train=10_000"
+# lecture -> the networks whose training is timed, and their batch size: as its cells name them
+TIMED = {
+    "02_keskar": ("make", "SB"),
+    "03_hoffer": ("make", "SB"),
+    "04_jiang": ("lambda: mlp(40, (100,) * 3, 10)", "100"),
+}
 MEASURED = """
 import json, time
 from sam_lite.ensemble import train_ensemble
 def seconds(device, steps=30):
     start = time.perf_counter()
-    train_ensemble(make, data.to(device), seeds=SEEDS, batch_size={size}, lr=0.01, steps=steps, check_every=steps)
+    train_ensemble({make}, data.to(device), seeds=SEEDS, batch_size={size}, lr=0.01, steps=steps, check_every=steps)
     return time.perf_counter() - start
 times = {{name: [seconds(name) for _ in range(3)][-1] for name in ("cpu", device)}}
 memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
 print(json.dumps({{"faster": times["cpu"] / times[device], "gigabytes": memory / 1e9}}))
 """
+# One group of the study, and what the rehearsal makes of it
+GROUP = dict(width=70, depth=3, batch_size=50, optimizer="momentum", dropout=0.01)
+PART = dict(lr_levels=(2,), weight_decays=(0.0,), seeds=(0, 1))
 
 
 def prepared(name: str, rehearse: bool) -> nbformat.NotebookNode:
     """The lecture, with a last cell that measures; for a rehearsal its GPU branch in miniature, on any device."""
     notebook = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
     (scale,) = (cell for cell in notebook.cells if cell.id == "scale")
-    changes = {ON_A_GPU: "if True:", IMAGES: "n_train=1600, n_test=400"} | MINIATURE[name]
-    for old, new in changes.items():
+    for old, new in (ON_A_GPU | MINIATURE[name]).items():
         if scale.source.count(old) != 1:
             raise ValueError(f"{name}: the cell `scale` must hold {old!r} once:\n{scale.source}")
         if rehearse:
             scale.source = scale.source.replace(old, new)
-    size = "SB" if "SB" in scale.source else "BATCH"
-    notebook.cells.append(nbformat.v4.new_code_cell(MEASURED.format(size=size)))
+    if rehearse:
+        scale.source = re.sub(r"claims\.seeds\(\d+\)", "claims.seeds(2)", scale.source)
+    make, size = TIMED.get(name, ("make", "BATCH"))
+    notebook.cells.append(nbformat.v4.new_code_cell(MEASURED.format(make=make, size=size)))
     return notebook
 
 
-def run(name: str, rehearse: bool) -> str:
+def lecture(name: str, rehearse: bool) -> str:
     stored = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.ipynb"
@@ -76,16 +92,49 @@ def run(name: str, rehearse: bool) -> str:
     )
 
 
+def group(rehearse: bool) -> str:
+    """Networks of the study made again on this device: how far they are from what is recorded of them."""
+    device, part = best_device(), PART if rehearse else {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    data = mnist1d(1000, 10_000, seed=0)
+    start = time.perf_counter()
+    made = study.group(**GROUP, **part, data=data.to(device))
+    seconds = time.perf_counter() - start
+    memory = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0
+    key = ["lr_level", "weight_decay", "seed"]
+    recorded = measures.load_study().merge(pd.DataFrame([GROUP]), on=list(GROUP))
+    recorded = made[key].merge(recorded, on=key, validate="one_to_one")
+    if rehearse:
+        return f"study: {len(recorded)} networks made again"
+    start = time.perf_counter()
+    study.group(**GROUP, data=data)
+    faster = (time.perf_counter() - start) / seconds
+    ratios = {name: (made[name] / recorded[name]).median() for name in ("step", "test_acc", "l2", "trace", "flatness")}
+    return (
+        f"study: {len(made)} networks, {(made['status'] == 'stop_loss').sum()} reach the loss (recorded: "
+        f"{(recorded['status'] == 'stop_loss').sum()}), {seconds:.0f} s, {memory:.1f} GB, {faster:.1f} times as fast as "
+        f"the CPU; made again over recorded, medians: {', '.join(f'{n} {r:.3f}' for n, r in ratios.items())}"
+    )
+
+
+NAMES = [*MINIATURE, "study"]
+
+
+def run(name: str, rehearse: bool) -> str:
+    return group(rehearse) if name == "study" else lecture(name, rehearse)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lectures", nargs="*", choices=[*MINIATURE, []], help="default: all four")
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="default: all of them")
     parser.add_argument("--rehearse", action="store_true", help="the same cells in miniature, on any machine")
     options = parser.parse_args()
     if not options.rehearse and not torch.cuda.is_available():
         print("No CUDA device here: nothing measured. --rehearse runs the same cells in miniature.")
         return
     record.TIMEOUT = 3600
-    for name in options.lectures or MINIATURE:
+    for name in options.names or NAMES:
         print(run(name, options.rehearse), flush=True)
 
 

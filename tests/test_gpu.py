@@ -1,4 +1,4 @@
-"""The cells that only a GPU reaches: the Fashion-MNIST branch of each lecture that has one, in miniature on any machine."""
+"""The cells that only a GPU reaches: the larger branch of each lecture that has one, in miniature on any machine."""
 
 import importlib.util
 from pathlib import Path
@@ -13,16 +13,21 @@ spec.loader.exec_module(gpu)
 
 
 def test_every_lecture_that_asks_for_a_gpu_is_rehearsed():
-    asking = {p.stem for p in (ROOT / "lectures").glob("*.ipynb") if "fashion_mnist" in p.read_text(encoding="utf-8")}
+    asking = {p.stem for p in (ROOT / "lectures").glob("*.ipynb") if "device.type ==" in p.read_text(encoding="utf-8")}
     assert asking == set(gpu.MINIATURE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", gpu.MINIATURE)
-def test_every_cell_runs_with_images_and_deeper_networks(name, fashion):
+def test_every_cell_runs_in_the_branch_of_a_gpu(name, fashion):
     stored = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
     n = len(gpu.record.claims_of(stored, name))
     assert gpu.run(name, rehearse=True) == f"{name}: {n} claims, every cell ran"
+
+
+@pytest.mark.slow
+def test_a_group_of_the_study_finds_its_recorded_networks():
+    assert gpu.run("study", rehearse=True) == "study: 2 networks made again"
 
 
 def test_a_changed_scale_cell_is_named(monkeypatch):

@@ -34,9 +34,11 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is mi
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without what its own make, pytest and virtual environment put there."""
+    """This process's environment without what its own make, pytest and virtual environment put there.
+
+    pip leaves compiling to the first import ("0" says so): most of what is installed here is never imported."""
     own = ("MAKE", "MFLAGS", "PYTEST", "VIRTUAL_ENV", "PYTHONPATH", "COV")
-    return {k: v for k, v in os.environ.items() if not k.startswith(own)} | more
+    return {k: v for k, v in os.environ.items() if not k.startswith(own)} | {"PIP_NO_COMPILE": "0"} | more
 
 
 def sh(folder: Path, *command: str | Path, timeout: float = 580, **more: str) -> subprocess.CompletedProcess:
