@@ -64,8 +64,14 @@ def other_than(page, before, number=0):
 
 def test_by_keyboard_alone_and_slider_and_number_box_agree(opened):
     page = opened(STEP)
-    page.locator(".jp-Notebook .jp-Cell").first.focus()
-    page.keyboard.press("Shift+Enter")
+    prompt = page.locator(".jp-Notebook .jp-Cell .jp-InputPrompt").first
+    for _ in range(5):  # again, as one would, where the page was not yet listening
+        page.locator(".jp-Notebook .jp-Cell").first.focus()
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_timeout(2000)
+        if re.search(r"[*\d]", prompt.inner_text()):
+            break
+    browser.idle(page)
     page.locator(PICTURE).wait_for()
     before = alt(page)
     assert "climbs by 0.3 " in before

@@ -19,6 +19,8 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 exercises = pytest.importorskip("exercises", reason="nbgrader is missing: pip install -e .[instructor]")
+from nbgrader.apps import NbGraderAPI  # noqa: E402
+
 import grading  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -506,6 +508,21 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
     assert again["text_1_01_two.ipynb"].points == FULL
     unfinished = [one for one in again.values() if one.student in ("exits", "another notebook", "list_4", "cut_3")]
     assert len(seen) == 1 + len(unfinished)
+
+
+@pytest.mark.slow
+def test_a_kernel_that_did_not_start_is_tried_again_and_no_student_blamed(small_course, tmp_path, monkeypatch):
+    tried, real = [], NbGraderAPI.autograde
+
+    def autograde(api, *arguments):
+        tried.append(1)
+        return {"success": False, "log": grading.NO_START, "error": ""} if len(tried) == 1 else real(api, *arguments)
+
+    monkeypatch.setattr(NbGraderAPI, "autograde", autograde)
+    course = grading.prepare("01_two", tmp_path, small_course)
+    handed = small_course / "solutions" / "01_two" / "01_two.ipynb"
+    request = {"course": str(course), "exercise": "01_two", "handed": str(handed), "cell_seconds": 60}
+    assert grading.autograde(request)["state"] == "graded" and len(tried) == 2
 
 
 @pytest.mark.slow

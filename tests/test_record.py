@@ -1,6 +1,7 @@
 """tools/record.py: what it stores, what it refuses to store, what it notices, what it gathers."""
 
 import base64
+import os
 import struct
 import zlib
 
@@ -307,3 +308,12 @@ def test_bad_arguments_are_named(arguments, said, capsys):
     with pytest.raises(SystemExit, match="2"):
         record.main(arguments)
     assert said in capsys.readouterr().err
+
+
+def test_a_kernel_that_cannot_start_is_tried_three_times(tmp_path, monkeypatch):
+    """As when another program takes one of its ports; here it has no library."""
+    tried, execute = [], record.NotebookClient.execute
+    monkeypatch.setattr(record.NotebookClient, "execute", lambda self, **k: (tried.append(1), execute(self, **k)))
+    with pytest.raises(RuntimeError, match=record.NO_START):
+        record._execute(new_notebook(cells=[new_code_cell("1")]), tmp_path, os.environ | {"PYTHONHOME": str(tmp_path)})
+    assert len(tried) == 3

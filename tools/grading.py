@@ -33,7 +33,7 @@ from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
 from exercises import role, settings
-from record import COLOUR, ROOT
+from record import COLOUR, NO_START, ROOT
 
 LARGEST = 20 * 2**20  # bytes of one file
 SUFFIXES = r"(?:[ _-]*\(?\d*\)?|[ _-]*(?:copy|kopie|final|submission|solved))*"  # what browsers and people append
@@ -232,7 +232,10 @@ def autograde(request: dict) -> dict:
     target.parent.mkdir(parents=True)
     nbformat.write(notebook, target)
     api = NbGraderAPI(config=_config(course, request["cell_seconds"]))
-    outcome = api.autograde(exercise, "student")
+    for _ in range(3):
+        outcome = api.autograde(exercise, "student")
+        if NO_START not in str(outcome):
+            break
     if not outcome["success"]:
         reason, said = "nbgrader could not grade it: " + _last(outcome), str(outcome)
         if "DeadKernel" in said:

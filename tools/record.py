@@ -29,6 +29,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 300  # seconds for one cell, as for nbval
+NO_START = "Kernel died before replying"  # another program took a port that the kernel was to have: try once more
 ASSERTING = [n for n in range(2, 34) if n not in (8, 30)]  # slides; 1 is the title, 8 defines a line, 30 names a paper
 WIDGET = "application/vnd.jupyter.widget-view+json"
 COLOUR = r"\x1b\[[0-9;]*m"
@@ -81,21 +82,13 @@ def execute(path: Path, seed_set: int | None = None) -> NotebookNode:
     env = {k: v for k, v in os.environ.items() if k != "SAM_LITE_SEED_SET"} | {"TQDM_DISABLE": "1"}
     if seed_set is not None:
         env["SAM_LITE_SEED_SET"] = str(seed_set)
-    client = NotebookClient(
-        notebook,
-        timeout=TIMEOUT,
-        kernel_name="python3",
-        record_timing=False,
-        extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(path.parent)}},
-    )
     try:
         with tempfile.TemporaryDirectory(prefix="home") as spare:
             try:
                 tempfile.TemporaryDirectory(dir=Path.home()).cleanup()
             except OSError:  # Matplotlib and IPython would say on stderr that they cannot write there
                 env |= {"MPLCONFIGDIR": spare, "IPYTHONDIR": spare}
-            client.execute(env=env)
+            _execute(notebook, path.parent, env)
     except CellTimeoutError as error:
         raise NotebookError(f"{path.name}: a cell ran for more than {TIMEOUT} s\n{error}") from None
     except (CellExecutionError, DeadKernelError) as error:
@@ -105,6 +98,23 @@ def execute(path: Path, seed_set: int | None = None) -> NotebookNode:
     if found:
         raise NotebookError("\n".join(f"{path.name}: {problem}" for problem in found))
     return notebook
+
+
+def _execute(notebook: NotebookNode, folder: Path, env: dict[str, str], attempts: int = 3) -> None:
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(folder)}},
+    )
+    try:
+        client.execute(env=env)
+    except RuntimeError as error:
+        if attempts == 1 or NO_START not in str(error):
+            raise
+        _execute(notebook, folder, env, attempts - 1)
 
 
 def normalise(notebook: NotebookNode) -> NotebookNode:
