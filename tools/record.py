@@ -9,6 +9,7 @@ A notebook that raises, warns or writes to stderr is not recorded.
 """
 
 import argparse
+import atexit
 import base64
 import configparser
 import difflib
@@ -112,6 +113,7 @@ def _execute(notebook: NotebookNode, folder: Path, env: dict[str, str], attempts
     try:
         client.execute(env=env)
     except RuntimeError as error:
+        atexit.unregister(client._cleanup_kernel)  # done already
         if attempts == 1 or NO_START not in str(error):
             raise
         _execute(notebook, folder, env, attempts - 1)
