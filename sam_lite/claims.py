@@ -54,11 +54,22 @@ def figure(value: float, digits: int = 2) -> str:
 
 
 def estimate(values: Iterable[float], unit: str = "") -> str:
-    """The mean and its 95% interval in print, ≈ 4.2 ± 0.3: to two and one significant digits, no ± for one value."""
+    """The mean and its 95% interval in print, ≈ 47.3 ± 0.8: the interval to one significant digit, the mean to the same
+    place, but with two to four digits; no ± for one value.
+    """
     values = list(values)
     mean, half = interval(values)
-    spread = f" ± {figure(half, 1)}" if len(values) > 1 else ""
-    return f"≈ {figure(mean)}{spread}{unit and ' ' + unit}"
+    digits, spread = 2, ""
+    if len(values) > 1:
+        spread = f" ± {figure(half, 1)}"
+        if mean and half and math.isfinite(mean) and math.isfinite(half):
+            digits = min(max(2, 1 + _exponent(mean, 4) - _exponent(half, 1)), 4)
+    return f"≈ {figure(mean, digits)}{spread}{unit and ' ' + unit}"
+
+
+def _exponent(value: float, digits: int) -> int:
+    """Power of ten of the first digit of a number, once it is rounded to `digits` digits."""
+    return int(f"{value:.{digits - 1}e}".split("e")[1])
 
 
 def check(

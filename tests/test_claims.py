@@ -52,9 +52,24 @@ def test_two_significant_digits(value, text):
     assert claims.figure(value) == text
 
 
-def test_an_estimate_is_after_the_sign_that_the_sanitiser_knows():
-    assert claims.estimate([4.0, 4.2, 4.4], "points") == "≈ 4.2 ± 0.5 points"
-    assert claims.estimate([4.2]) == "≈ 4.2"
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([4.0, 4.2, 4.4], "≈ 4.2 ± 0.5 points"),
+        ([4.2], "≈ 4.2 points"),
+        ([47.0, 47.3, 47.6], "≈ 47.3 ± 0.7 points"),  # the mean is not rounded more coarsely than its interval
+        ([40.0, 47.3, 57.6], "≈ 48 ± 20 points"),
+        ([9.99, 10.0, 10.01], "≈ 10.00 ± 0.02 points"),
+        ([9.9995, 9.9996, 9.9997], "≈ 10.00 ± 0.0002 points"),  # four digits at most
+        ([-0.8, -0.82, -0.84], "≈ -0.82 ± 0.05 points"),
+        ([0.0, 0.0], "≈ 0 ± 0 points"),
+        ([1.0, 1.0], "≈ 1.0 ± 0 points"),
+        ([1.0, math.nan], "≈ nan ± nan points"),
+        ([1.0, math.inf], "≈ inf ± nan points"),
+    ],
+)
+def test_an_estimate_is_after_the_sign_that_the_sanitiser_knows(values, text):
+    assert claims.estimate(values, "points") == text
 
 
 @pytest.mark.parametrize(
