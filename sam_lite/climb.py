@@ -6,6 +6,7 @@ of the centre; settled if the last step brought less than 1% of the rise.
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import numpy as np
 import torch
@@ -117,6 +118,6 @@ def unit(u: Tensor) -> Tensor:
 
 def checked(radius: float | Tensor) -> float | Tensor:
     """The radius, if it is one; a tensor, such as one of many under vmap, is taken as it is."""
-    if not isinstance(radius, Tensor) and not (isinstance(radius, int | float) and 0 <= radius < float("inf")):
+    if not isinstance(radius, Tensor) and not (isinstance(radius, Real) and 0 <= radius < float("inf")):
         raise ValueError(f"radius must be a finite number >= 0, got {radius!r}")
     return radius

@@ -8,6 +8,7 @@ them. Each keeps its own seed, batches, learning rate, momentum, weight decay an
 
 import math
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import NamedTuple
 
 import pandas as pd
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from sam_lite import stacked
-from sam_lite.data import Data, batches
+from sam_lite.data import Data, batches, check_size
 from sam_lite.models import build
 from sam_lite.params import Params, add, count, params_of, stack
 from sam_lite.sam import ascent as steepest_ascent
@@ -70,8 +71,12 @@ def train_ensemble(
     `record(params, members)` returns, (n,) each, for the n models numbered `members`. progress: such as tqdm, counts
     models that ended. chunk: models trained together; default: what a CPU's caches hold, all of them on a GPU.
     """
+    seeds = _integers("seeds", seeds)
     n_models, n_train = len(seeds), len(data.x_train)
-    _check(n_models, batch_size, n_train, steps, stop_loss, optimizer)
+    _check(make, batch_size, n_train, stop_loss, optimizer)
+    counts = {"steps": steps, "check_every": check_every, "record_every": record_every, "chunk": chunk}
+    for name, value in counts.items():
+        check_size(name, 1 if value is None else value)
     hyper = {
         "lr": _per_model("lr", lr, n_models, "> 0", lambda v: v > 0),
         "momentum": _per_model("momentum", momentum, n_models, "in [0, 1)", lambda v: 0 <= v < 1),
@@ -85,10 +90,14 @@ def train_ensemble(
     if any(hyper["rho"]):
         gradient = _sam(gradient, ascent)
     update = {"sgd": _sgd, "adam": _adam}[optimizer]
+    if criterion is F.cross_entropy:
+        with torch.no_grad():
+            data.check(model.to(data.x_train)(data.x_train[:1]).shape[-1])
     start = start or stack([params_of(build(make, seed)) for seed in seeds])
     start = {name: p.to(data.x_train, copy=True) for name, p in start.items()}
-    if {len(p) for p in start.values()} != {n_models}:
-        raise ValueError(f"start must hold {n_models} models, one per seed, got {len(next(iter(start.values())))}")
+    wanted = {name: (n_models, *p.shape) for name, p in model.named_parameters()}
+    if (shapes := {name: tuple(p.shape) for name, p in start.items()}) != wanted:
+        raise ValueError(f"start must hold {n_models} models, one per seed, with shapes {wanted}, got {shapes}")
     every = check_every or max(25, n_train // batch_size)
     params, rows = {name: p.clone() for name, p in start.items()}, []
     bar = progress(total=n_models) if progress else None
@@ -233,7 +242,8 @@ def _chunk(start: Params) -> int:
 
 
 def _per_model(name: str, value: float | Sequence[float], n_models: int, rule: str, holds: Callable) -> list[float]:
-    values = [float(value)] * n_models if isinstance(value, int | float) else [float(v) for v in value]
+    values = torch.as_tensor(value, dtype=torch.float64)
+    values = [values.item()] * n_models if values.ndim == 0 else values.tolist()
     if len(values) != n_models:
         raise ValueError(f"{name} must be one number or one per model, {n_models}, got {len(values)} numbers")
     for v in values:
@@ -242,13 +252,20 @@ def _per_model(name: str, value: float | Sequence[float], n_models: int, rule: s
     return values
 
 
-def _check(n_models: int, batch_size: int, n_train: int, steps: int, stop_loss: float | None, optimizer: str) -> None:
-    if n_models == 0:
-        raise ValueError("seeds must hold at least one seed, got none")
-    if not 1 <= batch_size <= n_train:
-        raise ValueError(f"batch_size must be between 1 and the {n_train} training samples, got {batch_size}")
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}")
+def _integers(name: str, values: Sequence[int]) -> list[int]:
+    try:
+        found = [index(v) for v in values]
+    except TypeError as error:
+        raise TypeError(f"{name} must be integers in a row, such as range(5), got {values!r}") from error
+    if not found:
+        raise ValueError(f"{name} must hold at least one seed, got none")
+    return found
+
+
+def _check(make: Callable, batch_size: int, n_train: int, stop_loss: float | None, optimizer: str) -> None:
+    if isinstance(make, nn.Module):
+        raise TypeError(f"make must be a function that builds a model, such as lambda: mlp(...), got a model, {make}")
+    check_size("batch_size", batch_size, n_train)
     if stop_loss is not None and not stop_loss > 0:
         raise ValueError(f"stop_loss must be > 0, got {stop_loss}")
     if optimizer not in ("sgd", "adam"):

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -258,18 +259,23 @@ def test_progress_counts_models():
 
 BAD = [
     (dict(seeds=[]), "seeds must hold at least one seed, got none"),
-    (dict(batch_size=61), "batch_size must be between 1 and the 60 training samples, got 61"),
-    (dict(batch_size=0), "batch_size must be between 1 and the 60 training samples, got 0"),
+    (dict(batch_size=61), "batch_size must be an integer from 1 to 60, got 61"),
+    (dict(batch_size=0), "batch_size must be an integer from 1 to 60, got 0"),
     (dict(lr=0.0), "lr must be > 0, got 0.0"),
     (dict(lr=float("nan")), "lr must be > 0, got nan"),
     (dict(lr=[0.1]), "lr must be one number or one per model, 2, got 1"),
     (dict(momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
     (dict(weight_decay=-1), "weight_decay must be >= 0, got -1.0"),
     (dict(rho=[0.1, -0.1]), "rho must be >= 0, got -0.1"),
-    (dict(steps=0), "steps must be >= 1, got 0"),
+    (dict(steps=0), "steps must be an integer >= 1, got 0"),
+    (dict(steps=1e4), "steps must be an integer >= 1, got 10000.0"),
+    (dict(check_every=0), "check_every must be an integer >= 1, got 0"),
+    (dict(record_every=2.5), "record_every must be an integer >= 1, got 2.5"),
+    (dict(chunk=0), "chunk must be an integer >= 1, got 0"),
     (dict(stop_loss=0.0), "stop_loss must be > 0, got 0.0"),
     (dict(optimizer="lion"), "optimizer must be 'sgd' or 'adam', got 'lion'"),
-    (dict(start=stack([params_of(MAKE())])), "start must hold 2 models, one per seed, got 1"),
+    (dict(start=stack([params_of(MAKE())])), "start must hold 2 models, one per seed, with shapes .*got .*1, "),
+    (dict(start={"w": torch.zeros(2, 3)}), "start must hold 2 models, one per seed, with shapes .*got {'w'"),
 ]
 
 
@@ -278,6 +284,30 @@ def test_bad_settings_are_named(change, message):
     good = dict(seeds=[0, 1], batch_size=8, lr=0.1, steps=5)
     with pytest.raises(ValueError, match=message):
         train_ensemble(MAKE, cloud(), **good | change)
+
+
+@pytest.mark.parametrize("seeds", [3, ["a"], [0.5]], ids=str)
+def test_seeds_are_integers(seeds):
+    with pytest.raises(TypeError, match="seeds must be integers in a row, such as range"):
+        train_ensemble(MAKE, cloud(), seeds=seeds, batch_size=8, lr=0.1, steps=5)
+
+
+def test_numbers_of_numpy_and_torch_serve_too():
+    good = dict(batch_size=8, lr=0.1, steps=5)
+    expected = train_ensemble(MAKE, cloud(), seeds=[0, 1], **good).table["train_loss"]
+    for seeds, lr in (
+        (np.arange(2), np.float64(0.1)),
+        (torch.arange(2), torch.tensor([0.1, 0.1], dtype=torch.float64)),
+    ):
+        assert train_ensemble(MAKE, cloud(), seeds=seeds, **good | {"lr": lr}).table["train_loss"].equals(expected)
+
+
+def test_a_model_in_place_of_its_maker_and_labels_it_does_not_have_are_named():
+    good = dict(seeds=[0], batch_size=8, lr=0.1, steps=5)
+    with pytest.raises(TypeError, match="make must be a function that builds a model"):
+        train_ensemble(MAKE(), cloud(), **good)
+    with pytest.raises(ValueError, match=r"labels must lie in 0..1, got 2 in y_train"):
+        train_ensemble(lambda: nn.Sequential(nn.Linear(6, 2)), cloud(), **good)
 
 
 @pytest.mark.parametrize(

@@ -487,6 +487,12 @@ def test_bad_radius(measure, radius):
         measure(quadratic(positive(3)), point([0.0] * 3), radius)
 
 
+@pytest.mark.parametrize("measure", ALL)
+def test_a_radius_may_be_a_number_of_numpy(measure):
+    where = quadratic(positive(3)), point([0.1, 0.2, 0.3])
+    assert measure(*where, np.float32(0.5)).value == measure(*where, 0.5).value
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
