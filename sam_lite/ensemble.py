@@ -71,12 +71,10 @@ def train_ensemble(
     `record(params, members)` returns, (n,) each, for the n models numbered `members`. progress: such as tqdm, counts
     models that ended. chunk: models trained together; default: what a CPU's caches hold, all of them on a GPU.
     """
-    seeds = _integers("seeds", seeds)
+    seeds = _checked_seeds(seeds)
     n_models, n_train = len(seeds), len(data.x_train)
-    _check(make, batch_size, n_train, stop_loss, optimizer)
     counts = {"steps": steps, "check_every": check_every, "record_every": record_every, "chunk": chunk}
-    for name, value in counts.items():
-        check_size(name, 1 if value is None else value)
+    _check(make, batch_size, n_train, stop_loss, optimizer, **counts)
     hyper = {
         "lr": _per_model("lr", lr, n_models, "> 0", lambda v: v > 0),
         "momentum": _per_model("momentum", momentum, n_models, "in [0, 1)", lambda v: 0 <= v < 1),
@@ -252,20 +250,23 @@ def _per_model(name: str, value: float | Sequence[float], n_models: int, rule: s
     return values
 
 
-def _integers(name: str, values: Sequence[int]) -> list[int]:
+def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     try:
-        found = [index(v) for v in values]
+        found = [index(seed) for seed in seeds]
     except TypeError as error:
-        raise TypeError(f"{name} must be integers in a row, such as range(5), got {values!r}") from error
+        raise TypeError(f"seeds must be integers in a row, such as range(5), got {seeds!r}") from error
     if not found:
-        raise ValueError(f"{name} must hold at least one seed, got none")
+        raise ValueError("seeds must hold at least one seed, got none")
     return found
 
 
-def _check(make: Callable, batch_size: int, n_train: int, stop_loss: float | None, optimizer: str) -> None:
+def _check(make: Callable, batch_size: int, n_train: int, stop_loss: float | None, optimizer: str, **counts) -> None:
     if isinstance(make, nn.Module):
         raise TypeError(f"make must be a function that builds a model, such as lambda: mlp(...), got a model, {make}")
     check_size("batch_size", batch_size, n_train)
+    for name, value in counts.items():
+        if value is not None:
+            check_size(name, value)
     if stop_loss is not None and not stop_loss > 0:
         raise ValueError(f"stop_loss must be > 0, got {stop_loss}")
     if optimizer not in ("sgd", "adam"):
