@@ -1,47 +1,44 @@
-"""The shape of the package: who may import whom, what `import sam_lite` loads, and how long a file may be."""
+"""The shape of the package: who may import whom, and how long a file may be."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sam_lite"
 
-# file -> (files of ours that it may import, lines it may have)
-# above 200: ensemble (a third of it checks the settings at the door) and measures (forty formulas, told where they are
-# computed), and by a little explore_networks
+# file -> files of ours that it may import, besides `require`, which all may
 ARROWS = {
-    "params": (set(), 110),
-    "images": (set(), 80),
-    "data": ({"images"}, 185),
-    "models": (set(), 125),
-    "claims": (set(), 125),
-    "batchnorm": ({"params"}, 70),
-    "ascents": ({"params"}, 80),
-    "sam": ({"params", "ascents"}, 180),
-    "noise": ({"params"}, 40),
-    "lanczos": ({"noise"}, 60),
-    "hessian": ({"params", "noise", "lanczos"}, 150),
-    "climb": ({"params", "noise"}, 130),
-    "sharpness": ({"params", "sam", "noise", "climb"}, 150),
-    "landscape": ({"params"}, 110),
-    "measures": ({"params", "noise", "hessian", "sharpness"}, 230),
-    "ranking": (set(), 185),
-    "toys": ({"params"}, 150),
-    "checkpoint": (set(), 70),
-    "train": ({"data", "checkpoint"}, 175),
-    "stacked": ({"params"}, 145),
-    "ensemble": ({"params", "sam", "data", "models", "stacked"}, 275),
-    "sweep": (set(), 140),
-    "study": ({"data", "models", "stacked", "ensemble", "measures", "sweep"}, 115),
-    "checks": (set(), 85),
-    "plots": (set(), 220),
-    "widgets": ({"plots"}, 200),
-    "grids": ({"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"}, 155),
-    "explore_toys": ({"plots", "toys", "sam", "widgets"}, 200),
-    "explore_networks": ({"plots", "measures", "ranking", "study", "grids", "widgets"}, 205),
+    "require": set(),
+    "params": set(),
+    "images": set(),
+    "data": {"images"},
+    "models": set(),
+    "claims": set(),
+    "batchnorm": {"params"},
+    "ascents": {"params"},
+    "sam": {"params", "ascents"},
+    "noise": {"params"},
+    "lanczos": {"noise"},
+    "hessian": {"params", "noise", "lanczos"},
+    "climb": {"params", "noise"},
+    "sharpness": {"params", "sam", "noise", "climb"},
+    "landscape": {"params"},
+    "measures": {"params", "noise", "hessian", "sharpness"},
+    "ranking": set(),
+    "toys": {"params"},
+    "checkpoint": set(),
+    "train": {"data", "checkpoint"},
+    "stacked": {"params"},
+    "ensemble": {"params", "sam", "data", "models", "stacked"},
+    "sweep": set(),
+    "study": {"data", "models", "stacked", "ensemble", "measures", "sweep"},
+    "checks": set(),
+    "plots": set(),
+    "widgets": {"plots"},
+    "grids": {"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"},
+    "explore_toys": {"plots", "toys", "sam", "widgets"},
+    "explore_networks": {"plots", "measures", "ranking", "study", "grids", "widgets"},
 }
 # third-party module -> the only files that may import it
 ONLY_IN = {
@@ -75,7 +72,7 @@ def test_the_reader_of_imports_sees_every_form():
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_imports_only_what_its_arrows_allow(name):
     assert name in ARROWS, f"{name}.py is not in ARROWS: a new file is a decision about the design"
-    allowed, _ = ARROWS[name]
+    allowed = ARROWS[name] | {"require"}
     modules = imported((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
     ours = {module.split(".")[1] for module in modules if module.startswith("sam_lite.")}
     assert ours <= allowed, f"{name}.py must not import {sorted(ours - allowed)}"
@@ -88,18 +85,17 @@ def test_the_figure_in_the_readme_shows_these_arrows():
     """All of them, but those that follow from others."""
 
     def behind(name):
-        return ARROWS[name][0].union(*map(behind, ARROWS[name][0]))
+        return ARROWS[name].union(*map(behind, ARROWS[name]))
 
     lines = []
-    for name, (ours, _) in ARROWS.items():
+    for name, ours in ARROWS.items():
         direct = sorted(one for one in ours if not any(one in behind(other) for other in ours))
         lines += [f"    {' & '.join(direct)} --> {name}"] if direct else []
     text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
     assert "```mermaid\ngraph LR\n" + "\n".join(lines) + "\n```" in text, "\n".join(lines)
-    alone = set(FILES) - {
-        name for name, (ours, _) in ARROWS.items() if ours or any(name in a for a, _ in ARROWS.values())
-    }
-    assert alone == {"claims", "checks"} and "what stands alone (`claims`, `checks`)" in text
+    alone = set(FILES) - {name for name, ours in ARROWS.items() if ours or any(name in a for a in ARROWS.values())}
+    assert alone == {"claims", "checks", "require"}
+    assert "`claims` and `checks`, which stand alone, and `require`, which all use, are left out" in text
 
 
 def test_plots_need_no_torch():
@@ -107,10 +103,17 @@ def test_plots_need_no_torch():
     assert "torch" not in {module.split(".")[0] for module in modules}
 
 
+LONGER = {  # files above 200 lines, with the reason
+    "ensemble": "the settings of many models are checked at the door",
+    "measures": "forty formulas, told where they are computed",
+    "explore_networks": "six explorers share one shape",
+}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_can_be_read_in_one_sitting(name):
     lines = len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines())
-    assert lines <= ARROWS[name][1], f"{name}.py has {lines} lines, {ARROWS[name][1]} are allowed: delete before adding"
+    assert lines <= (300 if name in LONGER else 200), f"{name}.py has {lines} lines: delete before adding, or say why"
 
 
 def test_nine_functions_in_ten_are_shorter_than_25_lines():
@@ -121,9 +124,3 @@ def test_nine_functions_in_ten_are_shorter_than_25_lines():
         if isinstance(node, ast.FunctionDef)
     ]
     assert sum(length < 25 for length in lengths) >= 0.9 * len(lengths), sorted(lengths)[-10:]
-
-
-def test_importing_the_package_loads_neither_matplotlib_nor_ipywidgets():
-    code = "import sam_lite, sys; sys.exit(' '.join({'matplotlib', 'ipywidgets', 'IPython'} & set(sys.modules)) or 0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr

@@ -1,0 +1,61 @@
+"""What a function may be given: each check names the argument, the rule, the value and, where it helps, the remedy.
+
+Each returns the value as a plain Python number. NumPy's numbers and tensors of one number are numbers too.
+"""
+
+import math
+from numbers import Integral, Real
+
+from torch import Tensor
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+    remedy: str = "",
+) -> float:
+    """A finite number within the bounds: `least` and `most` are allowed themselves, `above` and `below` are not.
+
+    Raises ValueError for anything else. A tensor whose value cannot be read without waiting (on a GPU) or not at all
+    (one of many under `torch.vmap`) is returned as it is.
+    """
+    plain = _plain(value)
+    if isinstance(plain, Tensor) and plain.ndim == 0:
+        return plain
+    good = isinstance(plain, Real) and not isinstance(plain, bool) and math.isfinite(plain)
+    if not (good and least <= plain <= most and above < plain < below):
+        signs = ((">=", least), (">", above), ("<=", most), ("<", below))
+        limits = " and ".join(f"{sign} {limit:g}" for sign, limit in signs if math.isfinite(limit))
+        raise error(name, f"a finite number {limits}".strip(), value, remedy)
+    return plain
+
+
+def whole(name: str, value: object, *, least: int = 1, most: float = math.inf, remedy: str = "") -> int:
+    """An integer from `least` to `most`, both allowed; ValueError for anything else, 2.5 and True among it."""
+    plain = _plain(value)
+    if not isinstance(plain, Integral) or isinstance(plain, bool) or not least <= plain <= most:
+        limits = f">= {least}" if most == math.inf else f"from {least} to {most}"
+        raise error(name, f"an integer {limits}", value, remedy)
+    return int(plain)
+
+
+def error(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
+    """The one form of an error at the door: `raise error("rho", "a finite number >= 0", -1)`."""
+    return ValueError(f"{name} must be {rule}, got {value!r}{remedy and f'; {remedy}'}")
+
+
+def _plain(value: object) -> object:
+    """A NumPy number or a tensor of one number, as Python's; anything else as it is."""
+    if isinstance(value, Tensor):
+        if value.ndim or value.device.type != "cpu":
+            return value
+        try:
+            return value.item()
+        except RuntimeError:  # one of many under vmap
+            return value
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
