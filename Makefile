@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT = 1000
 .PHONY: help lectures site slides lab test check bench study record clean nbval course all
 
 help:
-	@echo "make lectures   run every lecture, print what it verified, write pages to read to _site/"
+	@echo "make lectures   run every lecture, several side by side, and write pages to read to _site/"
 	@echo "make lab        open the lectures in JupyterLab"
 	@echo "make site       write pages of the lectures and exercises as they are stored, to _site/"
 	@echo "make slides     write the lectures as slides, to _slides/"
@@ -26,7 +26,7 @@ help:
 	@echo "make clean      remove all that these made, .venv included"
 
 lectures: course
-	@$(RUN) tools/record.py --check --site _site
+	@$(RUN) tools/record.py --run --site _site
 
 site: course
 	@$(RUN) tools/pages.py

@@ -23,7 +23,8 @@ from sam_lite.data import best_device, mnist1d
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-import record  # noqa: E402
+import running  # noqa: E402
+from claims_table import claims_of  # noqa: E402
 
 ON_A_GPU, IMAGES = {'if device.type == "cuda":': "if True:"}, {"n_train=10_000": "n_train=800, n_test=200"}
 # lecture -> what the rehearsal writes in place of the sizes of its GPU branch
@@ -78,14 +79,14 @@ def lecture(name: str, rehearse: bool) -> str:
         path = Path(folder) / f"{name}.ipynb"
         nbformat.write(prepared(name, rehearse), path)
         start = time.perf_counter()
-        fresh = record.execute(path)
+        fresh = running.execute(running.Job(path))
         seconds = time.perf_counter() - start
     measured = json.loads(fresh.cells[-1].outputs[-1].text)
-    claims = [record.claims_of(notebook, name) for notebook in (stored, fresh)]
+    claims = [[place.claim for place in claims_of(notebook, name)] for notebook in (stored, fresh)]
     changed = [new for old, new in zip(*claims, strict=True) if old.mark != new.mark]
     if rehearse:
         return f"{name}: {len(claims[1])} claims, every cell ran"
-    lines = [f"  now {c.mark} {c.claim} | paper: {c.paper} | ours {c.ours}" for c in changed]
+    lines = [f"  now {c.mark} {c.claim}: {c.here}, bound {c.bound}, paper {c.paper}" for c in changed]
     head = f"{name}: {len(claims[1]) - len(changed)} of {len(claims[1])} verdicts as stored, {seconds:.0f} s"
     return "\n".join(
         [f"{head}, {measured['gigabytes']:.1f} GB, training {measured['faster']:.1f} times as fast as the CPU", *lines]
@@ -133,7 +134,7 @@ def main() -> None:
     if not options.rehearse and not torch.cuda.is_available():
         print("No CUDA device here: nothing measured. --rehearse runs the same cells in miniature.")
         return
-    record.TIMEOUT = 3600
+    running.TIMEOUT = 3600
     for name in options.names or NAMES:
         print(run(name, options.rehearse), flush=True)
 

@@ -1,19 +1,42 @@
 """A claim, the paper's figure, ours, and the verdict.
 
-CI guards the verdicts: a recorded notebook holds the printed line, and when the notebook runs again every word of it
-is compared, but for the measured figure after the sign ≈, whose digits may differ between machines.
+    claims.show(claims.check("Small batches end flatter", values=ratio, above=1, paper="8.7 to 223", slide=12))
+
+shows one table for a group of claims. A verdict is ✓ if the mean over the seeds is on the right side of its bounds, and
+✗ if not. It is *settled*, and may be recorded, with ten seeds or more whose mean lies three half-widths of its
+interval or more from every bound: then another ten seeds, or another processor, turn it about once in 2,000 times.
+What cannot be settled is open, ○: shown with its interval, and without a verdict.
+
+CI compares every mark and every word of a recorded table, but not the figures after the sign ≈.
 """
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from IPython.display import display
+from scipy.special import stdtrit
+
+from sam_lite import require
 
 SEED_SET = "SAM_LITE_SEED_SET"  # environment variable: the number of the set of seeds, 0 if absent
+SEEDS, HALF_WIDTHS = 10, 3.0  # what settles a verdict
+KEY = "sam_lite.claims"  # of an output's metadata, where the claims stand that its table shows
 
-LEDGER: list[tuple[str, bool]] = []  # claims checked in this process, in order, with their verdicts
 
-# two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom; the last serves for more
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+class Claim(NamedTuple):
+    """One row of a table; all but the last two fields are the words that stand there."""
+
+    mark: str
+    claim: str
+    paper: str
+    here: str
+    bound: str
+    count: str  # "10 seeds"; without chance "exact", or "computed" where some tolerance is allowed
+    slide: str
+    margin: float  # half-widths of the interval between the mean and the bound that decides; nan if open
+    n: int  # seeds; 0 without chance
 
 
 def seed_set() -> int:
@@ -23,13 +46,11 @@ def seed_set() -> int:
 
 def seeds(n: int) -> list[int]:
     """`n` seeds, disjoint between sets, so that a verdict can be tried on seeds that it was not found with."""
-    if n < 1:
-        raise ValueError(f"n must be >= 1, got {n}")
-    return [1000 * seed_set() + i for i in range(n)]
+    return [1000 * seed_set() + i for i in range(require.whole("n", n))]
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95% confidence interval (Student's t) over independent values, one per seed.
+    """Mean and half-width of its 95 % confidence interval (Student's t) over independent values, one per seed.
 
     The half-width of a single value is 0.
     """
@@ -40,7 +61,7 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     if n == 1:
         return mean, 0.0
     variance = sum((v - mean) ** 2 for v in values) / (n - 1)
-    return mean, T95[min(n - 1, len(T95)) - 1] * math.sqrt(variance / n)
+    return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
 
 
 def figure(value: float, digits: int = 2) -> str:
@@ -54,7 +75,7 @@ def figure(value: float, digits: int = 2) -> str:
 
 
 def estimate(values: Iterable[float], unit: str = "") -> str:
-    """The mean and its 95% interval in print, ≈ 47.3 ± 0.8: the interval to one significant digit, the mean to the same
+    """The mean and its 95 % interval in print, ≈ 47.3 ± 0.8: the interval to one significant digit, the mean to the same
     place, but with two to four digits; no ± for one value.
     """
     values = list(values)
@@ -74,51 +95,125 @@ def _exponent(value: float, digits: int) -> int:
 
 def check(
     claim: str,
-    *,
     values: Iterable[float],
+    *,
     above: float = -math.inf,
     below: float = math.inf,
     paper: str = "–",
     unit: str = "",
     slide: int | None = None,
-) -> None:
-    """Print one line with the claim, the paper's figure, ours and the verdict, and keep the verdict in `LEDGER`.
+    open: bool = False,
+) -> Claim:
+    """The verdict on a claim that is measured with several seeds.
 
-    values: one number per seed. The claim holds (✓) if the 95% interval of their mean lies above `above` and below
-    `below`; a value that is not finite fails it (✗). Ours is the mean ± the half-width of the interval.
+    values: one finite number per seed, two or more. The claim holds (✓) if their mean lies between `above` and `below`;
+    otherwise it does not (✗). Where the interval touches a bound, "(close)" stands behind the figure.
     paper: its figure, with unit. unit: of ours. slide: number of the slide that makes the claim.
+    open: no verdict (○), since three half-widths of distance from the bound cannot be had; then bounds may be left out.
     """
     values = [float(v) for v in values]
-    if above == -math.inf and below == math.inf:
-        raise ValueError(f"above or below must be given, or the claim could not fail: {claim!r}")
+    if len(values) < 2:
+        raise ValueError(f"values must hold at least two numbers, one per seed, got {len(values)}: {claim!r}")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"values must be finite, got {values}: {claim!r}")
+    bound = _bound(claim, above, below, open)
     mean, half = interval(values)
-    holds = mean - half > above and mean + half < below
-    count = f"{len(values)} seeds" if len(values) > 1 else "1 run"
-    _line(holds, claim, paper, estimate(values, unit), count, slide)
+    inside = min(mean - above, below - mean)  # negative outside of the bounds
+    margin = abs(inside) / half if half else math.inf if inside else 0.0
+    here = estimate(values, unit) + (" (close)" if margin < 1 and not open else "")
+    mark = "○" if open else "✓" if inside > 0 else "✗"
+    margin, n = math.nan if open else margin, len(values)
+    return Claim(mark, claim, paper, here, bound, f"{n} seeds", str(slide or ""), margin, n)
 
 
 def check_exact(
-    claim: str, *, value: float, expected: float, tolerance: float = 1e-8, paper: str = "–", slide: int | None = None
-) -> None:
-    """The same for a number that theory gives: it holds if |value - expected| <= tolerance max(1, |expected|).
+    claim: str,
+    value: float,
+    expected: float | None = None,
+    *,
+    tolerance: float = 1e-8,
+    above: float = -math.inf,
+    below: float = math.inf,
+    paper: str = "–",
+    slide: int | None = None,
+) -> Claim:
+    """The verdict on a number that is computed without chance, such as a closed form, in float64.
 
-    Ours is printed with four decimals and compared by CI: for float64 arithmetic without random numbers.
+    It holds if |value - expected| <= tolerance max(1, |expected|), or where nothing is expected if it lies between
+    `above` and `below`. With a tolerance of 1e-6 at most it is printed with four decimals, which CI compares.
     """
-    holds = abs(float(value) - float(expected)) <= tolerance * max(1.0, abs(float(expected)))
-    _line(holds, claim, paper, f"= {float(value):.4f}", "exact", slide)
+    value, here = require.number(f"the value of {claim!r}", value), f"= {value:.4f}"
+    if expected is None or tolerance > 1e-6:
+        here = f"≈ {figure(value, 3)}"
+    if expected is None:
+        bound = _bound(claim, above, below, False)
+        distance = min(value - above, below - value) / max(1e-12, abs(value))
+        holds, margin = distance > 0, abs(distance) * HALF_WIDTHS / 1e-3  # a thousandth from the bound at least
+    else:
+        expected = require.number(f"what is expected of {claim!r}", expected)
+        limit = require.number(f"tolerance of {claim!r}", tolerance, above=0, most=0.1) * max(1.0, abs(expected))
+        bound = f"= {figure(expected, 4)}" + (f" ± {figure(limit, 1)}" if tolerance > 1e-6 else "")
+        holds, margin = abs(value - expected) <= limit, math.inf
+    count = "exact" if here.startswith("=") else "computed"
+    return Claim("✓" if holds else "✗", claim, paper, here, bound, count, str(slide or ""), margin, 0)
 
 
-def summary() -> None:
-    """Print how many of the claims checked so far in this process hold, and which do not."""
-    failed = [claim for claim, holds in LEDGER if not holds]
-    print(f"{len(LEDGER)} claims measured, {len(LEDGER) - len(failed)} hold" + (", these do not:" if failed else "."))
-    for claim in failed:
-        print(f"  – {claim}")
+def show(*claims: Claim) -> None:
+    """Display claims as one table: mark, claim, the paper's figure, ours, the bound, how often measured, the slide."""
+    texts = [c.claim for c in claims]
+    if not claims or len(set(texts)) < len(texts):
+        twice = next((t for t in texts if texts.count(t) > 1), None)
+        raise ValueError(f"claims must be one or more, each with words of its own, got {twice and f'{twice!r} twice'}")
+    rows = [["", "claim", "paper", "here", "bound", "runs", "slide"], ["---"] * 7]
+    rows += [[text.replace("|", "\\|") for text in claim[:7]] for claim in claims]
+    plain = [
+        f"{c.mark} {c.claim} · paper {c.paper} · here {c.here} · bound {c.bound} · {c.count}"
+        + (f" · slide {c.slide}" if c.slide else "")
+        for c in claims
+    ]
+    data = {"text/markdown": "\n".join(f"| {' | '.join(row)} |" for row in rows), "text/plain": "\n".join(plain)}
+    display(data, metadata={KEY: [c._asdict() | {"margin": _short(c.margin)} for c in claims]}, raw=True)
 
 
-def _line(holds: bool, claim: str, paper: str, ours: str, count: str, slide: int | None) -> None:
-    if " | " in f"{claim} {paper} {ours}":
-        raise ValueError(f"claim, paper and unit must not hold ' | ', which parts them in print, got {claim!r}")
-    LEDGER.append((claim, holds))
-    parts = [f"{'✓' if holds else '✗'} {claim}", f"paper: {paper}", f"ours {ours}", count]
-    print(" | ".join(parts + ([f"slide {slide}"] if slide else [])))
+def read(metadata: Mapping) -> list[Claim]:
+    """The claims of a table, from the metadata of its output: what `show` wrote there."""
+    return [Claim(**row | {"margin": float(row["margin"])}) for row in metadata.get(KEY, [])]
+
+
+def unsettled(claim: Claim) -> str:
+    """Why the verdict of a claim must not be recorded: too few seeds, or too near to a bound. Empty if it may."""
+    if claim.mark == "○":
+        return ""
+    if claim.n and claim.n < SEEDS:
+        return f"{claim.n} seeds; a verdict needs {SEEDS}"
+    if claim.margin < HALF_WIDTHS:
+        if not claim.n:
+            return f"{claim.here} lies within a thousandth of its bound, {claim.bound}"
+        need = math.ceil(claim.n * (HALF_WIDTHS / claim.margin) ** 2) if claim.margin > 0.2 else None
+        remedy = f"some {need} seeds would settle it" if need else "more seeds will hardly settle it"
+        return (
+            f"{claim.here} lies {claim.margin:.1f} half-widths from its bound, {claim.bound}; "
+            f"a verdict needs {HALF_WIDTHS:g}: {remedy}"
+        )
+    return ""
+
+
+def _bound(claim: str, above: float, below: float, open: bool) -> str:
+    """The bounds in words, or an error that names the claim."""
+    for name, bound, missing in (("above", above, -math.inf), ("below", below, math.inf)):
+        if bound != missing:
+            require.number(f"{name} of {claim!r}", bound)
+    if above >= below:
+        raise ValueError(f"above must be less than below, got {above:g} and {below:g}: {claim!r}")
+    if math.isinf(above) and math.isinf(below):
+        if not open:
+            raise ValueError(f"above or below must be given, or the claim could not fail: {claim!r}")
+        return "–"
+    if math.isinf(below):
+        return f"> {above:g}"
+    return f"< {below:g}" if math.isinf(above) else f"{above:g} to {below:g}"
+
+
+def _short(margin: float) -> str:
+    """The margin as text, since JSON has neither inf nor nan, to three digits, so that a recording can be read."""
+    return f"{margin:.3g}"

@@ -20,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.specifiers import SpecifierSet
 
 import browser
+import notebooks
 import record
 
 ROOT = Path(__file__).parent.parent
@@ -244,7 +245,7 @@ def test_the_first_cell_of_a_notebook_fetches_the_course_once(tmp_path):
     inside = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     pinned = ("-c", course / "constraints.txt")
     assert sh(tmp_path, inside, "-m", "pip", "install", "-q", *pinned, "ipython", "hatchling").returncode == 0
-    (tmp_path / "cell.ipy").write_text(record.INSTALL + '\nprint("here:", find_spec("sam_lite") is not None)\n')
+    (tmp_path / "cell.ipy").write_text(notebooks.INSTALL + '\nprint("here:", find_spec("sam_lite") is not None)\n')
 
     def run(typed: str) -> str:
         command = [inside, "-m", "IPython", "--colors=NoColor", "cell.ipy"]

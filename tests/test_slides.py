@@ -5,8 +5,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_pages import DOT
 
+import notebooks
 import pages
-import record
 import slides
 
 SMALLEST = 10  # pixels of a line of text in a window of 1280 x 720
@@ -20,7 +20,7 @@ SMALLEST = 10  # pixels of a line of text in a window of 1280 x 720
         (new_markdown_cell("### Three"), "subslide"),
         (new_markdown_cell("text"), "subslide"),
         (new_code_cell("# no heading"), "subslide"),
-        (record.install_cell(), "skip"),
+        (notebooks.install_cell(), "skip"),
         (new_markdown_cell("## Two", metadata={"slideshow": {"slide_type": "skip"}}), "skip"),
     ],
 )

@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, ComputeChecksums, LockCells
 from traitlets.config import PyFileConfigLoader
 
-from record import ROOT, dumps
+from notebooks import ROOT, dumps
 
 BETWEEN = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", re.DOTALL)
 

@@ -33,7 +33,8 @@ from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
 from exercises import role, settings
-from record import COLOUR, NO_START, ROOT
+from notebooks import ROOT
+from running import COLOUR, NO_START
 
 LARGEST = 20 * 2**20  # bytes of one file
 SUFFIXES = r"(?:[ _-]*\(?\d*\)?|[ _-]*(?:copy|kopie|final|submission|solved))*"  # what browsers and people append

@@ -21,9 +21,9 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
-import record
+import claims_table
+from notebooks import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 Page = tuple[Path, NotebookNode]
 
 
@@ -150,8 +150,11 @@ def sections(address: str, title: str, body: str) -> list[list[str]]:
     return [[f"{address}#{name}", f"{title}: {plain(head).rstrip('¶ ')}", plain(text)] for name, head, text in found]
 
 
-def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = ()) -> Path:
-    """Write one page for each (path, notebook), an index with the claims and the search; return the index."""
+def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = (), *, only: Path | None = None) -> Path:
+    """Write one page for each (path, notebook), an index with the claims and the search; return the index.
+
+    only: write nothing but the page of this notebook, and return it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write = lambda name, text: (folder / name).write_text(text, encoding="utf-8", newline="\n")  # noqa: E731
     contents, known = [], []
@@ -160,6 +163,8 @@ def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = ()
         addresses = [f"{prefix}{path.stem}.html" for path, _ in notebooks]
         neighbours = list(zip(addresses, titles, strict=True))
         for i, (path, notebook) in enumerate(notebooks):
+            if only not in (None, path):
+                continue
             before = [(a, f"← {t}") for a, t in neighbours[max(i - 1, 0) : i]]
             after = [(a, f"{t} →") for a, t in neighbours[i + 1 : i + 2]]
             try:
@@ -167,12 +172,14 @@ def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = ()
             except ValueError as error:
                 raise ValueError(f"{path.name}: {error}") from None
             write(addresses[i], page(titles[i], body, [*before, ("index.html", "All pages"), *after]))
+            if only:
+                return folder / addresses[i]
             known += sections(addresses[i], titles[i], body)
         if notebooks:
             items = "".join(f'<li><a href="{a}">{html.escape(t)}</a></li>' for a, t in neighbours)
             contents.append(f"<h2>{kind}</h2>\n<ol>{items}</ol>")
-    claims = record.claims_page(c for path, notebook in lectures for c in record.claims_of(notebook, path.name))
-    table = markdown("✓ holds at this scale, ✗ does not. " + claims[claims.index("Claims: ") :])
+    claims = claims_table.page(c for path, nb in lectures for c in claims_table.claims_of(nb, path.name))
+    table = markdown(claims[claims.index("✓ holds") :])
     table = re.sub(r"(</?)h2", r"\1h3", table)
     title = "Flat minima and Sharpness-Aware Minimization, measured"
     table = f'<h2 id="claims">What was measured</h2>\n{table}'
