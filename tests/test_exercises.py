@@ -18,13 +18,15 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-exercises = pytest.importorskip("exercises", reason="nbgrader is missing: pip install -e .[instructor]")
+assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
 from nbgrader.apps import NbGraderAPI  # noqa: E402
 
+import exercises  # noqa: E402
 import grading  # noqa: E402
+import submissions  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-SETS = exercises.source_of()
+SETS = assignments.source_of()
 NAMES = [path.stem for path in SETS]
 # the machine's tools warn about each other where our own code is not concerned
 pytestmark = pytest.mark.filterwarnings("default")
@@ -45,9 +47,9 @@ def test_the_guide_for_instructors_says_of_each_set_what_the_set_says():
     assert list(rows) == NAMES
     for path in SETS:
         notebook = nbformat.read(path, as_version=4)
-        marked = [cell for cell in notebook.cells if exercises.role(cell) in ("check", "written")]
+        marked = [cell for cell in notebook.cells if assignments.role(cell) in ("check", "written")]
         points = sum(cell.metadata.nbgrader.points for cell in marked)
-        by_hand = sum(cell.metadata.nbgrader.points for cell in marked if exercises.role(cell) == "written")
+        by_hand = sum(cell.metadata.nbgrader.points for cell in marked if assignments.role(cell) == "written")
         minutes, *said = map(int, rows[path.stem])
         name, title = path.stem, notebook.cells[0].source
         assert said == [points, by_hand], f"{name}: INSTRUCTORS.md says {said}, the cells {[points, by_hand]} points"
@@ -85,7 +87,7 @@ def test_the_commands_for_nbgrader_that_need_no_hub(tmp_path):
 
 
 def test_the_blank_notebooks_can_be_handed_out():
-    assert exercises.check() == []
+    assert assignments.check() == []
     assert exercises.main(["check"]) == 0
 
 
@@ -121,8 +123,8 @@ def course(tmp_path):
     def faults(notebook, build=True):
         nbformat.write(notebook, tmp_path / "solutions" / "01_two" / "01_two.ipynb")
         if build:
-            exercises.build(tmp_path)
-        return exercises.check(tmp_path)
+            assignments.build(tmp_path)
+        return assignments.check(tmp_path)
 
     return tmp_path, faults
 
@@ -141,7 +143,7 @@ def test_building_twice_gives_the_same_bytes(course):
     faults(good_set())
     target = folder / "exercises" / "01_two" / "01_two.ipynb"
     before = target.read_bytes()
-    exercises.build(folder)
+    assignments.build(folder)
     assert target.read_bytes() == before
 
 
@@ -211,8 +213,8 @@ def test_a_byte_of_difference_a_missing_and_an_orphaned_notebook_are_found(cours
     other.mkdir()
     shutil.copy(folder / "solutions" / "01_two" / "01_two.ipynb", other / "02_gone.ipynb")
     assert "02_gone: it has no solution" in faults(good_set(), build=False)
-    exercises.build(folder)
-    assert exercises.check(folder) == [] and not other.exists()
+    assignments.build(folder)
+    assert assignments.check(folder) == [] and not other.exists()
 
 
 # ---------------------------------------------------------------- as a student meets them
@@ -227,7 +229,7 @@ def test_in_a_blank_set_given_cells_run_and_the_first_failure_is_the_first_check
     for cell in notebook.cells:
         if cell.cell_type == "code":
             errors = [out.ename for out in cell.outputs if out.output_type == "error"]
-            assert errors == (["NotImplementedError"] if exercises.role(cell) == "check" else []), cell.source
+            assert errors == (["NotImplementedError"] if assignments.role(cell) == "check" else []), cell.source
             said = [out.text for out in cell.outputs if out.get("name") == "stderr"]
             assert said == [], cell.source
 
@@ -257,7 +259,7 @@ def catalogue(path):
         if "nbgrader" in cell.metadata
     }
     reference = {name: cell.source for name, cell in cells.items()}
-    all_marks = {name for name, cell in cells.items() if exercises.role(cell) in ("check", "written")}
+    all_marks = {name for name, cell in cells.items() if assignments.role(cell) in ("check", "written")}
     per_part = collections.Counter(row[1] for row in table["WRONG"])
     answers = [(name, cells, set()) for name, cells in table["RIGHT"]]
     for name, part, old, new in sorted(table["WRONG"], key=lambda row: -per_part[row[1]]):
@@ -282,9 +284,9 @@ def graded(request):
 def test_a_catalogue_is_large_enough(path):
     table = runpy.run_path(str(ROOT / "tests" / "answers" / f"{path.stem}.py"))
     assert len(table["WRONG"]) >= 8 and len(table["RIGHT"]) >= 3
-    marked = [cell for cell in nbformat.read(path, as_version=4).cells if exercises.role(cell) != "given"]
+    marked = [cell for cell in nbformat.read(path, as_version=4).cells if assignments.role(cell) != "given"]
     sources = {cell.metadata.nbgrader.grade_id: cell.source for cell in marked}
-    checks = {cell.metadata.nbgrader.grade_id for cell in marked if exercises.role(cell) == "check"}
+    checks = {cell.metadata.nbgrader.grade_id for cell in marked if assignments.role(cell) == "check"}
     answered = {f"{row[1]}_check" for row in table["WRONG"]}
     assert answered == checks, f"without a wrong answer, or without a cell: {answered ^ checks}"
     for name, part, old, _ in table["WRONG"]:
@@ -387,7 +389,7 @@ def small_course(tmp_path_factory):
     target = folder / "solutions" / "01_two"
     target.mkdir(parents=True)
     nbformat.write(good_set(), target / "01_two.ipynb")
-    exercises.build(folder)
+    assignments.build(folder)
     return folder
 
 
@@ -446,7 +448,7 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
         "wide_7_01_two.ipynb": text.decode().encode("utf-16"),
         "latin_8_01_two.ipynb": text.replace(b"Because.", "Weil es so ist, ähm.".encode("cp1252")),
         "again_9_01_two (1).ipynb": text,
-        "large_10_01_two.ipynb": b" " * (grading.LARGEST + 1),
+        "large_10_01_two.ipynb": b" " * (submissions.LARGEST + 1),
         "C:\\Users\\mia\\mia_11_01_two.ipynb": text,
         "=cmd_12_01_two.ipynb": text,
     }
@@ -567,4 +569,4 @@ NAMED = [
 
 @pytest.mark.parametrize(("name", "exercise", "student"), NAMED)
 def test_names_as_platforms_write_them(name, exercise, student):
-    assert grading._who(name.split("/"), ["05_sam", "06_sam_results"]) == (exercise, student)
+    assert submissions._who(name.split("/"), ["05_sam", "06_sam_results"]) == (exercise, student)

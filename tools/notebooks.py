@@ -95,7 +95,8 @@ def dumps(notebook: NotebookNode) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """A file that is there whole or not at all, in a folder made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8", newline="\n")
     part.replace(path)

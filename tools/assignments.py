@@ -1,0 +1,138 @@
+"""Blank exercises made from solutions, and what must hold of a set before it can be handed out.
+
+The hand-written source of an exercise is `solutions/NAME/NAME.ipynb`, with nbgrader's metadata. Convention: the cell
+`part` holds a solution and the cell `part_check`, right after it, gives its marks; `part_why` is a written answer.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, ComputeChecksums, LockCells
+from traitlets.config import PyFileConfigLoader
+
+from notebooks import ROOT, dumps
+
+BETWEEN = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", re.DOTALL)
+
+
+def source_of(root: Path = ROOT) -> list[Path]:
+    """The solution notebooks, in order."""
+    return sorted(root.glob("solutions/*/*.ipynb"))
+
+
+def settings():
+    """nbgrader_config.py, as nbgrader reads it."""
+    return PyFileConfigLoader("nbgrader_config.py", str(ROOT)).load_config()
+
+
+def blank(solution: NotebookNode) -> NotebookNode:
+    """The notebook that students get: no solutions, no outputs, check cells locked."""
+    notebook, resources = nbformat.from_dict(solution), {}
+    for step in (CheckCellMetadata, LockCells, ClearSolutions, ClearOutput, ComputeChecksums):
+        notebook, resources = step(config=settings()).preprocess(notebook, resources)
+    return notebook
+
+
+def build(root: Path = ROOT) -> list[Path]:
+    """Write exercises/ anew; what has no solution any more goes."""
+    written = []
+    for path in source_of(root):
+        solution = nbformat.read(path, as_version=4)
+        if hinders := next(_hindrances(solution), None):
+            raise SystemExit(f"{path.stem}: {hinders}; nothing more is built")
+        target = root / "exercises" / path.relative_to(root / "solutions")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(dumps(blank(solution)), encoding="utf-8", newline="\n")
+        written.append(target)
+    for old in set(root.glob("exercises/*/*.ipynb")) - set(written):
+        old.unlink()
+        if not any(old.parent.iterdir()):
+            old.parent.rmdir()
+    return written
+
+
+# ---------------------------------------------------------------- what must hold of a set
+
+
+def role(cell: NotebookNode) -> str:
+    """given, code (a solution), check (marks for it) or written (marked by hand)."""
+    marks = cell.metadata.get("nbgrader", {})
+    if not (marks.get("grade") or marks.get("solution")):
+        return "given"
+    return "check" if not marks["solution"] else "written" if marks["grade"] else "code"
+
+
+def faults(path: Path, root: Path = ROOT) -> Iterator[str]:
+    """What is wrong with one set; nothing if it can be handed out."""
+    solution = nbformat.read(path, as_version=4)
+    if hinders := list(_hindrances(solution)):
+        yield from hinders
+        return
+    target, expected = root / "exercises" / path.relative_to(root / "solutions"), blank(solution)
+    if not target.is_file():
+        yield "the blank notebook is missing: run tools/exercises.py build"
+    elif target.read_text(encoding="utf-8") != dumps(expected):
+        yield "the blank notebook is not what build writes: run tools/exercises.py build"
+    yield from _order(solution)
+    yield from _leaks(solution, expected)
+    if {"check", "written"} - {role(cell) for cell in solution.cells}:
+        yield "there must be checks and a written answer"
+
+
+def _hindrances(solution: NotebookNode) -> Iterator[str]:
+    """What nbgrader would refuse to build, without saying where it is."""
+    for cell in solution.cells:
+        if "### BEGIN SOLUTION" in cell.source and role(cell) != "code":
+            yield f"the cell {cell.id} holds a solution, and nbgrader's metadata do not say so"
+    names = [cell.metadata.nbgrader.grade_id for cell in solution.cells if role(cell) != "given"]
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            yield f"the grade id {name} is there twice"
+
+
+def _order(solution: NotebookNode) -> Iterator[str]:
+    """Every solution is followed by its check, every check stands after its solution."""
+    marked = [cell for cell in solution.cells if role(cell) != "given"]
+    for cell, after in zip(marked, [*marked[1:], None], strict=True):
+        name = cell.metadata.nbgrader.grade_id
+        if role(cell) == "code" and (after is None or after.metadata.nbgrader.grade_id != f"{name}_check"):
+            yield f"{name} must be followed by {name}_check"
+        if role(cell) == "check" and not any(c.metadata.nbgrader.grade_id == name[: -len("_check")] for c in marked):
+            yield f"{name} checks nothing"
+        if role(cell) in ("check", "written") and not cell.metadata.nbgrader.points > 0:
+            yield f"{name} gives no points"
+
+
+def _leaks(solution: NotebookNode, expected: NotebookNode) -> Iterator[str]:
+    """Solutions, outputs or answers that the blank notebook shows; stubs that would not run."""
+    shown = "\n".join(cell.source for cell in expected.cells)
+    for before, after in zip(solution.cells, expected.cells, strict=True):
+        if before.cell_type == "code" and (after.outputs or after.execution_count):
+            yield f"the outputs of {after.id} are left"
+        if role(before) != "code":
+            continue
+        hidden = BETWEEN.findall(before.source)
+        if not hidden:
+            yield f"{after.id} has no ### BEGIN SOLUTION"
+        for line in (line.strip() for text in hidden for line in text.splitlines()):
+            if len(line) > 25 and not line.startswith(("import", "from")) and line in shown:
+                yield f"{after.id}: the blank notebook shows {line!r}"
+        try:
+            stubs = [node for node in ast.walk(ast.parse(after.source)) if isinstance(node, ast.Raise)]
+        except SyntaxError as error:
+            yield f"{after.id}: the stub does not parse: {error}"
+        else:
+            if not any("NotImplementedError" in ast.unparse(node) for node in stubs):
+                yield f"{after.id}: the stub does not raise NotImplementedError"
+
+
+def check(root: Path = ROOT) -> list[str]:
+    """Every fault of every set, with its name."""
+    paths = source_of(root)
+    found = [f"{path.stem}: {fault}" for path in paths for fault in faults(path, root)]
+    known = {root / "exercises" / path.relative_to(root / "solutions") for path in paths}
+    return found + [f"{old.stem}: it has no solution" for old in set(root.glob("exercises/*/*.ipynb")) - known]
