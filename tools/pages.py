@@ -108,6 +108,11 @@ def body_of(notebook: NotebookNode, code: bool = True) -> str:
     return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")  # what becomes of equations in headings
 
 
+def own(name: str) -> str:
+    """The text of a file that stands beside this one."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
 def styles() -> str:
     """pages.css and the colours of code, for light and dark."""
     light, dark = (
@@ -119,8 +124,7 @@ def styles() -> str:
         )
         for style in ("default", "github-dark")
     )
-    own = (ROOT / "tools" / "pages.css").read_text(encoding="utf-8")
-    return f"{own}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    return f"{own('pages.css')}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
 def page(title: str, body: str, links: Sequence[tuple[str, str]] = (), *, search: bool = True) -> str:
@@ -186,7 +190,7 @@ def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = ()
     body = f"<h1>{title}</h1>\n{ABOUT}{''.join(contents)}\n{table}"
     write("index.html", page(title, body))
     write("search.js", f"const KNOWN = {json.dumps(known, ensure_ascii=False)};\n")
-    write("search.html", page("Search", SEARCH, [("index.html", "All pages")]))
+    write("search.html", page("Search", SEARCH.format(script=own("pages.js")), [("index.html", "All pages")]))
     return folder / "index.html"
 
 
@@ -198,24 +202,7 @@ SEARCH = """<h1>Search</h1>
 <ol id="found"></ol>
 <script src="search.js"></script>
 <script>
-const asked = new URLSearchParams(location.search).get("q") || "";
-document.querySelector("input").value = asked;
-const words = asked.toLowerCase().split(/\\s+/).filter(Boolean);
-const hits = KNOWN.map(([address, head, text]) => {
-    const [h, t] = [head.toLowerCase(), text.toLowerCase()];
-    const counts = words.map(word => 5 * (h.split(word).length - 1) + t.split(word).length - 1);
-    return {address, head, text, first: t.indexOf(words[0]), score: Math.min(...counts)};
-}).filter(hit => words.length && hit.score > 0).sort((a, b) => b.score - a.score).slice(0, 30);
-document.getElementById("said").textContent = words.length ? `${hits.length} parts for “${asked}”` : "Type a word or two.";
-for (const {address, head, text, first} of hits) {
-    const item = document.createElement("li"), link = document.createElement("a"), around = document.createElement("p");
-    link.href = address;
-    link.textContent = head;
-    around.textContent = "… " + text.slice(Math.max(0, first - 80), first + 160) + " …";
-    item.append(link, around);
-    document.getElementById("found").append(item);
-}
-</script>"""
+{script}</script>"""
 
 
 def committed() -> tuple[list[Page], list[Page]]:
