@@ -1,6 +1,7 @@
-"""Figures from arrays: colour-blind-safe, told apart by line style too, with a caption and a text for who cannot see.
+"""Figures from arrays: colour-blind-safe, told apart by line style too, with a caption and alt text.
 
-Figures are made without pyplot, so that none stay open behind the notebook's back.
+What a line shows stands at its end; `ax.legend()` puts a legend in its place. One thing has one colour in the whole
+course (`ROLES`). Figures are made without pyplot, so that none stay open behind the notebook's back.
 """
 
 import base64
@@ -17,23 +18,41 @@ from PIL import Image
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+ROLES = {
+    "SGD": 0,
+    "gradient descent": 0,
+    "SAM": 1,
+    "small batches": 2,
+    "large batches": 3,
+    "training": 4,
+    "fresh data": 5,
+}
+DIRECT = "label at the end"  # marks the lines that `show` labels
 
 
 def subplots(
-    rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.4
+    rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.4, title: str = ""
 ) -> tuple[Figure, np.ndarray | Axes]:
-    """A figure of the given size in inches (height per row) and its axes: one, or an array (columns,) or (rows, columns)."""
+    """A figure of the given size in inches (height per row) and its axes: one, or an array (columns,) or (rows, columns).
+
+    title: what the figure says, in a sentence.
+    """
     figure = Figure(figsize=(width, height * rows), dpi=110, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=True)
     for ax in np.atleast_1d(axes).flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.6)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return figure, axes
 
 
-def band(ax: Axes, x: Sequence[float], y: np.ndarray, *, label: str, number: int = 0, marker: bool = False) -> None:
-    """Mean over seeds with a band of one standard deviation. x: (n,), y: (n_seeds, n). number: colour and style.
+def band(
+    ax: Axes, x: Sequence[float], y: np.ndarray, *, label: str, style: int | None = None, marker: bool = False
+) -> None:
+    """Mean over seeds with a band of one standard deviation. x: (n,), y: (n_seeds, n).
 
+    style: number of colour and line style; if not given, those of the label's role, or the next that the axes have free.
     The band of positive values ends at the smallest, so that a logarithmic axis can show it.
     """
     x, y = np.asarray(x, float), np.atleast_2d(np.asarray(y, float))
@@ -41,17 +60,54 @@ def band(ax: Axes, x: Sequence[float], y: np.ndarray, *, label: str, number: int
         raise ValueError(f"y must have shape (n_seeds, {len(x)}) to go with x, got {y.shape}")
     if not np.isfinite(y).any():
         return diverged(ax, label)
-    n = number % len(COLORS)
+    n = _number(ax, label, style)
     mean, spread = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
-    ax.plot(x, mean, color=COLORS[n], linestyle=STYLES[n], marker=MARKERS[n] if marker else None, ms=5, label=label)
+    line = {"color": COLORS[n], "linestyle": STYLES[n], "marker": MARKERS[n] if marker else None, "ms": 5}
+    ax.plot(x, mean, label=label, gid=DIRECT, **line)
     low = np.maximum(mean - spread, y.min(0)) if (y > 0).all() else mean - spread
     ax.fill_between(x, low, mean + spread, color=COLORS[n], alpha=0.15, linewidth=0)
 
 
-def dots(ax: Axes, x: Sequence[float], y: Sequence[float], *, label: str, number: int = 0) -> None:
+def dots(ax: Axes, x: Sequence[float], y: Sequence[float], *, label: str, style: int | None = None) -> None:
     """One mark per model."""
-    n = number % len(COLORS)
+    n = _number(ax, label, style)
     ax.plot(x, y, linestyle="none", marker=MARKERS[n], color=COLORS[n], ms=5, alpha=0.8, label=label)
+
+
+def path(ax: Axes, points: np.ndarray, *, label: str, style: int | None = None) -> None:
+    """A run in a plane, points (n, 2), with a mark where it ends."""
+    n, points = _number(ax, label, style), np.asarray(points, float)
+    ax.plot(*points.T, color=COLORS[n], linestyle=STYLES[n], lw=1.3, label=label, gid=DIRECT)
+    ax.plot(*points[-1], color=COLORS[n], marker=MARKERS[n])
+
+
+def contours(ax: Axes, x: Sequence[float], y: Sequence[float], heights: np.ndarray, *, levels: int = 14) -> None:
+    """Grey contour lines behind what else is drawn. x: (n,), y: (m,), heights: (m, n)."""
+    ax.contour(
+        np.asarray(x), np.asarray(y), np.asarray(heights), levels=levels, colors="grey", linewidths=0.6, zorder=0
+    )
+
+
+def _number(ax: Axes, label: str, style: int | None) -> int:
+    used = sum(not str(line.get_label()).startswith("_") for line in ax.lines)
+    return (ROLES.get(label, used) if style is None else style) % len(COLORS)
+
+
+def _label_ends(figure: Figure) -> None:
+    """Write at the end of each line what it shows, apart from one another, in axes without a legend."""
+    for ax in figure.axes:
+        lines = [line for line in ax.lines if line.get_gid() == DIRECT and not line.get_label().startswith("_")]
+        if ax.get_legend() or not lines:
+            continue
+        ends = [ax.transData.transform(line.get_xydata()[np.isfinite(line.get_ydata())][-1]) for line in lines]
+        gap, last = 15 * figure.dpi / 100, -np.inf
+        for i in sorted(range(len(lines)), key=lambda i: ends[i][1]):
+            last = max(ends[i][1], last + gap)
+            shift = (7, (last - ends[i][1]) * 72 / figure.dpi)
+            style = {"color": lines[i].get_color(), "fontsize": 10, "va": "center", "annotation_clip": False}
+            at = ax.transData.inverted().transform(ends[i])
+            ax.annotate(lines[i].get_label(), at, xytext=shift, textcoords="offset points", **style)
+            lines[i].set_gid(None)  # once
 
 
 def diverged(ax: Axes, label: str) -> None:
@@ -59,9 +115,9 @@ def diverged(ax: Axes, label: str) -> None:
     ax.text(0.5, 0.5, f"{label}: diverged", transform=ax.transAxes, ha="center", va="center")
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG without date or version, so that the same figure gives the same bytes."""
-    whole = _full_png(figure)
+def png(figure: Figure, scale: float = 1.0) -> bytes:
+    """The figure as PNG without date or version, so that the same figure gives the same bytes. scale: pixels per pixel."""
+    whole = _full_png(figure, scale)
     picture = Image.open(io.BytesIO(whole)).convert("RGB")
     if not picture.getcolors(4096):
         return whole
@@ -70,18 +126,20 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _full_png(figure: Figure) -> bytes:
+def _full_png(figure: Figure, scale: float = 1.0) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None}, dpi=scale * figure.dpi)
     return buffer.getvalue()
 
 
 def show(figure: Figure, *, caption: str, alt: str) -> None:
     """Display a figure as a plain PNG with its alternative text, and the caption below it.
 
-    caption: a sentence that says what is to be seen. alt: what the picture shows, for who cannot see it.
+    caption: a sentence that says what is to be seen. alt: what the picture shows, for who cannot see it. It has twice the
+    pixels that it is shown with, for dense screens.
     """
-    _display(png(figure), caption, alt)
+    _label_ends(figure)
+    _display(png(figure, scale=2), caption, alt, width=round(figure.get_figwidth() * figure.dpi))
 
 
 def animate(
@@ -105,12 +163,12 @@ def animate(
     _display(buffer.getvalue(), caption, alt)
 
 
-def _display(image: bytes, caption: str, alt: str) -> None:
+def _display(image: bytes, caption: str, alt: str, width: int | None = None) -> None:
     for name, text in (("caption", caption), ("alt", alt)):
         if not text.strip():
             raise ValueError(f"{name} must not be empty: a figure without it is unreadable to some")
     data = {"image/png": base64.b64encode(image).decode(), "text/plain": alt}
-    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+    display(data, metadata={"image/png": {"alt": alt} | ({"width": width} if width else {})}, raw=True)
     display(Markdown(f"*{caption}*"))
 
 

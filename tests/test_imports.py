@@ -44,7 +44,7 @@ ARROWS = {
 ONLY_IN = {
     "matplotlib": {"plots", "widgets"},
     "ipywidgets": {"widgets", "explore_toys", "explore_networks"},
-    "IPython": {"plots", "widgets"},
+    "IPython": {"claims", "plots", "widgets"},
 }
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
@@ -104,6 +104,7 @@ def test_plots_need_no_torch():
 
 
 LONGER = {  # files above 200 lines, with the reason
+    "claims": "the rule for a verdict and all that it says of itself stand together",
     "ensemble": "the settings of many models are checked at the door",
     "measures": "forty formulas, told where they are computed",
     "explore_networks": "six explorers share one shape",

@@ -73,7 +73,7 @@ def test_lines_differ_in_colour_style_and_grey():
         assert different or plots.STYLES[i] != plots.STYLES[i + 1]
     _, ax = plots.subplots()
     for i in range(4):
-        plots.band(ax, [0, 1], [[i, i]], label=str(i), number=i)
+        plots.band(ax, [0, 1], [[i, i]], label=str(i), style=i)
     assert len({(line.get_color(), str(line.get_linestyle())) for line in ax.lines}) == 4
 
 
@@ -100,7 +100,7 @@ def test_show_gives_a_png_with_alternative_text_and_a_caption(shown):
     (data, metadata), (caption, _) = shown
     assert metadata["image/png"]["alt"] == data["text/plain"] == "a line"
     assert caption["text/markdown"] == "*A line rises.*"
-    assert picture(shown[0]).size == (440, 330)
+    assert picture(shown[0]).size == (880, 660) and metadata["image/png"]["width"] == 440  # sharp on a dense screen
 
 
 def test_the_same_figure_gives_the_same_bytes():
@@ -182,3 +182,65 @@ def test_line_art_gets_a_palette_that_shows_it_alike_and_a_colour_map_keeps_its_
     right.imshow(np.linspace(0, 1, 10_000).reshape(100, 100), cmap="viridis")
     right.imshow(np.random.default_rng(0).random((100, 100, 3)))
     assert Image.open(io.BytesIO(plots.png(figure))).mode != "P"
+
+
+# ---- labels at the ends, roles, paths
+
+
+def drawn(ax):
+    """label -> (colour, line style) of the lines."""
+    return {line.get_label(): (line.get_color(), line.get_linestyle()) for line in ax.lines}
+
+
+def test_one_thing_has_one_colour_in_every_figure_and_the_rest_take_the_next():
+    _, (left, right) = plots.subplots(1, 2)
+    plots.band(left, [0, 1], [1, 2], label="SAM")
+    plots.band(left, [0, 1], [1, 2], label="SGD")
+    plots.path(right, [[0, 0], [1, 1]], label="SGD")
+    plots.band(right, [0, 1], [1, 2], label="something else")
+    assert drawn(left)["SGD"] == drawn(right)["SGD"] != drawn(left)["SAM"]
+    assert drawn(right)["something else"][0] == plots.COLORS[1]
+    assert len({*plots.ROLES.values()}) < len(plots.COLORS)
+
+
+def test_labels_stand_at_the_ends_in_the_colour_of_their_lines_and_apart(shown):
+    figure, ax = plots.subplots()
+    for name, end in (("high", 2.0), ("low", 1.0), ("as low", 1.001)):
+        plots.band(ax, [0, 1, 2], [0, 1, end], label=name)
+    plots.show(figure, caption="Three.", alt="three")
+    texts = {text.get_text(): text for text in ax.texts}
+    assert set(texts) == {"high", "low", "as low"}
+    assert {name: text.get_color() for name, text in texts.items()} == {k: c for k, (c, _) in drawn(ax).items()}
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in texts.values()), key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 + 2 for low, high in zip(boxes, boxes[1:], strict=False))
+    assert min(box.x0 for box in boxes) > ax.transData.transform((2, 0))[0]
+    plots.show(figure, caption="Again.", alt="again")
+    assert len(ax.texts) == 3
+
+
+def test_a_legend_takes_the_place_of_the_labels(shown):
+    figure, ax = plots.subplots()
+    plots.band(ax, [0, 1], [0, 1], label="one")
+    ax.legend()
+    plots.show(figure, caption="One.", alt="one")
+    assert not ax.texts
+
+
+def test_a_path_ends_in_a_mark_and_contours_lie_behind():
+    _, ax = plots.subplots()
+    points = np.array([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
+    plots.path(ax, points, label="SAM")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), points)
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), points[-1:])
+    x, y = np.linspace(-1, 1, 5), np.linspace(0, 1, 4)
+    plots.contours(ax, x, y, x**2 + y[:, None] ** 2, levels=[0.5])
+    (curve,) = ax.collections
+    assert curve.get_zorder() < ax.lines[0].get_zorder()
+    ring = np.concatenate([p.vertices for p in curve.get_paths()])
+    assert np.abs((ring**2).sum(1) - 0.5).max() < 0.15
+
+
+def test_a_title_says_what_is_to_be_seen():
+    figure, _ = plots.subplots(title="SAM learns more slowly")
+    assert figure.get_suptitle() == "SAM learns more slowly"
