@@ -142,7 +142,8 @@ def check_exact(
     It holds if |value - expected| <= tolerance max(1, |expected|), or where nothing is expected if it lies between
     `above` and `below`. With a tolerance of 1e-6 at most it is printed with four decimals, which CI compares.
     """
-    value, here = require.number(f"the value of {claim!r}", value), f"= {value:.4f}"
+    value = require.number(f"the value of {claim!r}", value)
+    here = f"= {value:.4f}"
     if expected is None or tolerance > 1e-6:
         here = f"≈ {figure(value, 3)}"
     if expected is None:

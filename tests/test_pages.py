@@ -15,8 +15,8 @@ DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kc
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The pages of all that is committed."""
-    lectures, exercises = pages.committed()
-    return pages.build(lectures, tmp_path_factory.mktemp("site"), exercises).parent
+    lectures, exercises, controls = pages.committed()
+    return pages.build(lectures, tmp_path_factory.mktemp("site"), exercises, controls).parent
 
 
 class Links(HTMLParser):
@@ -73,6 +73,8 @@ def test_a_picture_without_alternative_text_is_an_error(tmp_path):
         ("../../lectures/02_keskar.ipynb", "02_keskar.html"),
         ("../exercises/05_sam/05_sam.ipynb", "exercise_05_sam.html"),
         ("CLAIMS.md", "index.html#claims"),
+        ("controls/05_sam.ipynb#x", "control_05_sam.html#x"),
+        ("../05_sam.ipynb", "05_sam.html"),
         ("https://example.org/a.ipynb", "https://example.org/a.ipynb"),
     ],
 )
@@ -97,8 +99,8 @@ def test_every_link_leads_somewhere(site):
 @pytest.mark.slow
 def test_every_lecture_and_exercise_is_reached_from_the_index_and_from_its_neighbours(site):
     index = Links((site / "index.html").read_text(encoding="utf-8")).to
-    lectures, exercises = pages.committed()
-    for some, prefix in ((lectures, ""), (exercises, "exercise_")):
+    lectures, exercises, controls = pages.committed()
+    for some, prefix in ((lectures, ""), (exercises, "exercise_"), (controls, "control_")):
         names = [f"{prefix}{path.stem}.html" for path, _ in some]
         assert set(names) <= set(index)
         for one, other in pairwise(names):

@@ -49,8 +49,8 @@ def counted(places: Iterable[Place]) -> str:
 
 
 def page(places: Iterable[Place]) -> str:
-    """lectures/CLAIMS.md: one table for each notebook."""
-    places = list(places)
+    """lectures/CLAIMS.md: one table for each notebook, lectures first, then controls."""
+    places = sorted(places, key=lambda place: _is_control(place.notebook))
     slides = {place.claim.slide for place in places}
     without = [str(n) for n in ASSERTING if str(n) not in slides]
     lines = [
@@ -62,17 +62,36 @@ def page(places: Iterable[Place]) -> str:
         f"Claims: {len(places)}. Of these: {counted(places)}.",
         f"Slides that assert something and have no claim yet: {', '.join(without) or 'none'}.",
     ]
+    before = None
     for name in dict.fromkeys(place.notebook for place in places):
+        if _is_control(name) and not (before and _is_control(before)):
+            lines += [
+                "",
+                "# Controls",
+                "",
+                "Measurements behind the lectures, each for a reader who asks: could it be something else?",
+            ]
         lines += ["", f"## [{name}]({name})", "", "| | claim | slide | paper | here | bound | runs | cell |"]
         lines += ["|" + "---|" * 8]
         for c, notebook, cell in places:
             if notebook == name:
                 cells = (c.mark, c.claim, c.slide, c.paper, c.here, c.bound, c.count, f"[{cell}]")
                 lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
+        before = name
     return "\n".join(lines) + "\n"
 
 
+def name_of(path: Path) -> str:
+    """A notebook as CLAIMS.md links it: 05_sam.ipynb, controls/05_sam.ipynb."""
+    return f"controls/{path.name}" if path.parent.name == "controls" else path.name
+
+
+def _is_control(name: str) -> bool:
+    return name.startswith("controls/")
+
+
 def gather(folder: Path) -> str:
-    """`page` of all recorded notebooks of a folder."""
-    notebooks = [(path.name, nbformat.read(path, as_version=4)) for path in sorted(folder.glob("*.ipynb"))]
+    """`page` of all recorded notebooks of a folder of lectures, and of its folder of controls."""
+    paths = [*sorted(folder.glob("*.ipynb")), *sorted((folder / "controls").glob("*.ipynb"))]
+    notebooks = [(name_of(path), nbformat.read(path, as_version=4)) for path in paths]
     return page(place for name, notebook in notebooks for place in claims_of(notebook, name))

@@ -31,6 +31,16 @@ CLOCK = re.compile(r"\b(perf_counter|monotonic|timeit|process_time|time\.time)\b
 UNCOMPARED = ("NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP", "PYTEST_VALIDATE_IGNORE_OUTPUT")
 
 
+def lectures(root: Path = ROOT) -> list[Path]:
+    """The lectures, in order."""
+    return sorted((root / "lectures").glob("*.ipynb"))
+
+
+def controls(root: Path = ROOT) -> list[Path]:
+    """The notebooks with the measurements behind the lectures, in order."""
+    return sorted((root / "lectures" / "controls").glob("*.ipynb"))
+
+
 class NotebookError(Exception):
     """A notebook that cannot be recorded, with the reason."""
 

@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
 import claims_table
+import notebooks
 from notebooks import ROOT
 
 Page = tuple[Path, NotebookNode]
@@ -60,11 +61,11 @@ class Renderer(IPythonRenderer):
 
 def address_of(url: str) -> str:
     """The page for a link that one notebook has to another, to CLAIMS.md or to an exercise; other links as they are."""
-    if url == "CLAIMS.md":
+    if re.fullmatch(r"(\.\./)?CLAIMS\.md", url):
         return "index.html#claims"
     return re.sub(
-        r"^(?:\.\./)*(?:(lectures/)|(exercises/[\w-]+/))?([\w-]+)\.ipynb(?=#|$)",
-        lambda match: f"{'exercise_' if match[2] else ''}{match[3]}.html",
+        r"^(?:\.\./)*(?:lectures/)?(?:(controls/)|(exercises/[\w-]+/))?([\w-]+)\.ipynb(?=#|$)",
+        lambda match: f"{'control_' if match[1] else 'exercise_' if match[2] else ''}{match[3]}.html",
         url,
     )
 
@@ -154,7 +155,14 @@ def sections(address: str, title: str, body: str) -> list[list[str]]:
     return [[f"{address}#{name}", f"{title}: {plain(head).rstrip('¶ ')}", plain(text)] for name, head, text in found]
 
 
-def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = (), *, only: Path | None = None) -> Path:
+def build(
+    lectures: Sequence[Page],
+    folder: Path,
+    exercises: Sequence[Page] = (),
+    controls: Sequence[Page] = (),
+    *,
+    only: Path | None = None,
+) -> Path:
     """Write one page for each (path, notebook), an index with the claims and the search; return the index.
 
     only: write nothing but the page of this notebook, and return it.
@@ -162,11 +170,12 @@ def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = ()
     folder.mkdir(parents=True, exist_ok=True)
     write = lambda name, text: (folder / name).write_text(text, encoding="utf-8", newline="\n")  # noqa: E731
     contents, known = [], []
-    for kind, prefix, notebooks in (("Lectures", "", lectures), ("Exercises", "exercise_", exercises)):
-        titles = [title_of(notebook, path.stem) for path, notebook in notebooks]
-        addresses = [f"{prefix}{path.stem}.html" for path, _ in notebooks]
+    kinds = (("Lectures", "", lectures), ("Exercises", "exercise_", exercises), ("Controls", "control_", controls))
+    for kind, prefix, some in kinds:
+        titles = [title_of(notebook, path.stem) for path, notebook in some]
+        addresses = [f"{prefix}{path.stem}.html" for path, _ in some]
         neighbours = list(zip(addresses, titles, strict=True))
-        for i, (path, notebook) in enumerate(notebooks):
+        for i, (path, notebook) in enumerate(some):
             if only not in (None, path):
                 continue
             before = [(a, f"← {t}") for a, t in neighbours[max(i - 1, 0) : i]]
@@ -179,10 +188,12 @@ def build(lectures: Sequence[Page], folder: Path, exercises: Sequence[Page] = ()
             if only:
                 return folder / addresses[i]
             known += sections(addresses[i], titles[i], body)
-        if notebooks:
+        if some:
             items = "".join(f'<li><a href="{a}">{html.escape(t)}</a></li>' for a, t in neighbours)
             contents.append(f"<h2>{kind}</h2>\n<ol>{items}</ol>")
-    claims = claims_table.page(c for path, nb in lectures for c in claims_table.claims_of(nb, path.name))
+    claims = claims_table.page(
+        c for p, nb in [*lectures, *controls] for c in claims_table.claims_of(nb, claims_table.name_of(p))
+    )
     table = markdown(claims[claims.index("✓ holds") :])
     table = re.sub(r"(</?)h2", r"\1h3", table)
     title = "Flat minima and Sharpness-Aware Minimization, measured"
@@ -205,9 +216,9 @@ SEARCH = """<h1>Search</h1>
 {script}</script>"""
 
 
-def committed() -> tuple[list[Page], list[Page]]:
-    """The recorded lectures and the blank exercises."""
-    paths = sorted((ROOT / "lectures").glob("*.ipynb")), sorted((ROOT / "exercises").glob("*/*.ipynb"))
+def committed() -> tuple[list[Page], list[Page], list[Page]]:
+    """The recorded lectures, the blank exercises and the recorded controls."""
+    paths = notebooks.lectures(), sorted((ROOT / "exercises").glob("*/*.ipynb")), notebooks.controls()
     return tuple([(path, nbformat.read(path, as_version=4)) for path in some] for some in paths)
 
 
@@ -215,8 +226,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "_site")
     folder = parser.parse_args().folder
-    lectures, exercises = committed()
-    print(f"Pages to read: {build(lectures, folder, exercises).resolve()}")
+    lectures, exercises, controls = committed()
+    print(f"Pages to read: {build(lectures, folder, exercises, controls).resolve()}")
     return 0
 
 

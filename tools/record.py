@@ -16,6 +16,7 @@ import math
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -23,7 +24,7 @@ from nbformat import NotebookNode
 
 import pages
 from claims_table import Place, claims_of, counted, gather, open_verdicts
-from notebooks import ROOT, NotebookError, differences, dumps, problems, write
+from notebooks import ROOT, NotebookError, controls, differences, dumps, lectures, problems, write
 from running import Done, Job, line_writer, run
 from sam_lite.claims import HALF_WIDTHS, SEED_SET
 
@@ -48,7 +49,9 @@ def record(paths: Sequence[Path], jobs: int | None = None) -> bool:
         good = good and done.notebook is not None and not refused
         if done.notebook is not None and not refused:
             write(done.job.path, dumps(done.notebook))
-    for folder in sorted({path.resolve().parent for path in paths if path.resolve().parent.name == "lectures"}):
+    for folder in sorted(
+        {parent for path in paths for parent in path.resolve().parents[:2] if parent.name == "lectures"}
+    ):
         write(folder / "CLAIMS.md", gather(folder))
     return good
 
@@ -72,8 +75,9 @@ def read(paths: Sequence[Path], site: Path, jobs: int | None = None) -> bool:
     """Run the notebooks for a reader: pages of what they say here; false only where a cell fails."""
     stored = {path: nbformat.read(path, as_version=4) for path in paths}
     results, failed, other, count = dict(stored), [], [], 0
-    exercises = pages.committed()[1]
-    index = pages.build(list(results.items()), site, exercises)
+    _, exercises, controls = pages.committed()
+    build = partial(pages.build, folder=site, exercises=exercises, controls=controls)
+    index = build(list(results.items()))
     print(f"Running {len(paths)} notebooks. Pages to read, as recorded, until they have run: {index.resolve()}")
     try:
         for done in _run([Job(path) for path in paths], jobs, quiet=True):
@@ -84,11 +88,11 @@ def read(paths: Sequence[Path], site: Path, jobs: int | None = None) -> bool:
                 continue
             results[path] = done.notebook
             other += _told(stored[path], done.notebook, path.name)
-            address = pages.build(list(results.items()), site, exercises, only=path).resolve()
+            address = build(list(results.items()), only=path).resolve()
             said = counted(claims_of(done.notebook, path.name))
             print(f"[{count}/{len(paths)}] {path.name} {done.seconds:.0f} s: {said}. Read it: {address}", flush=True)
     finally:
-        pages.build(list(results.items()), site, exercises)
+        build(list(results.items()))
     for line in other:
         print(line)
     if other:
@@ -200,9 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--jobs must be >= 1, got {options.jobs}")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")
-    lectures = sorted((ROOT / "lectures").glob("*.ipynb"))
-    controls = [] if options.run else sorted((ROOT / "lectures" / "controls").glob("*.ipynb"))
-    paths = options.notebooks or lectures + controls
+    paths = options.notebooks or lectures() + ([] if options.run else controls())
     missing = [str(path) for path in paths if not path.is_file()]
     if missing or not paths:
         parser.error(f"no such notebook: {', '.join(missing) or 'lectures/*.ipynb'}")
