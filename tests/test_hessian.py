@@ -436,25 +436,25 @@ def test_mode_and_weight_decay_are_those_of_the_loss(training):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda p, loss: top_eigenvalues(loss, p, k=0), "k must be between 1 and the number of parameters, 19, got 0"),
+        (lambda p, loss: top_eigenvalues(loss, p, k=0), "k must be an integer from 1 to 19, got 0; there are as many"),
         (
             lambda p, loss: top_eigenvalues(loss, p, k=20),
-            "k must be between 1 and the number of parameters, 19, got 20",
+            "k must be an integer from 1 to 19, got 20; there are as many",
         ),
-        (lambda p, loss: top_eigenvalues(loss, p, k=5, steps=4), "steps must be at least 5, got 4"),
-        (lambda p, loss: top_eigenvalues(loss, p, steps=0), "steps must be at least 1, got 0"),
+        (lambda p, loss: top_eigenvalues(loss, p, k=5, steps=4), "steps must be an integer >= 5, got 4"),
+        (lambda p, loss: top_eigenvalues(loss, p, steps=0), "steps must be an integer >= 1, got 0"),
         (
             lambda p, loss: top_eigenvalues(loss, p, start=torch.ones(18)),
             r"start must have shape \(n, 19\).* got \(1, 18\)",
         ),
         (lambda p, loss: top_eigenvalues([], p), "the number of losses must be at least 1, got 0"),
-        (lambda p, loss: trace(loss, p, probes=1), "probes must be at least 2, got 1"),
-        (lambda p, loss: trace(loss, p, probes=0), "probes must be at least 1, got 0"),
+        (lambda p, loss: trace(loss, p, probes=1), "probes must be an integer >= 2, got 1"),
+        (lambda p, loss: trace(loss, p, probes=0), "probes must be an integer >= 1, got 0"),
         (lambda p, loss: trace(loss, p, probes=torch.ones(19)), r"probes must have shape \(n, 19\).* got \(19,\)"),
-        (lambda p, loss: spectral_density(loss, p, steps=0), "steps must be at least 1, got 0"),
-        (lambda p, loss: spectral_density(loss, p, probes=0), "probes must be at least 1, got 0"),
-        (lambda p, loss: spectral_density(loss, p, width=0.0), "width must be at least 1e-06, got 0.0"),
-        (lambda p, loss: spectral_density(loss, p, width=math.nan), "width must be at least 1e-06, got nan"),
+        (lambda p, loss: spectral_density(loss, p, steps=0), "steps must be an integer >= 1, got 0"),
+        (lambda p, loss: spectral_density(loss, p, probes=0), "probes must be an integer >= 1, got 0"),
+        (lambda p, loss: spectral_density(loss, p, width=0.0), "width must be a finite number >= 1e-06, got 0.0"),
+        (lambda p, loss: spectral_density(loss, p, width=math.nan), "width must be a finite number >= 1e-06, got nan"),
     ],
 )
 def test_bad_input(call, message):

@@ -85,7 +85,9 @@ def test_the_loss_is_pure_where_the_model_is_not():
 
 def test_a_random_loss_is_refused():
     x, y = batch()
-    with pytest.raises(ValueError, match="must not be random, but layer '1' is Dropout.*call model.eval"):
+    with pytest.raises(
+        ValueError, match="must not be random, but layer '1' is Dropout.*draws random numbers; call model.eval"
+    ):
         P.loss_of(net(dropout=0.5), x, y)
     P.loss_of(net(dropout=0.5).eval(), x, y)
     P.loss_of(net(dropout=0.0), x, y)

@@ -496,13 +496,13 @@ def test_a_radius_may_be_a_number_of_numpy(measure):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda loss, p: box_sharpness(loss, p, 0.1, steps=0), "steps must be at least 1, got 0"),
-        (lambda loss, p: box_sharpness_lbfgs(loss, p, 0.1, steps=-1), "steps must be at least 1, got -1"),
-        (lambda loss, p: worst_direction(loss, p, 0.1, steps=0), "steps must be at least 1, got 0"),
-        (lambda loss, p: box_sharpness(loss, p, 0.1, starts=0), "starts must be at least 1, got 0"),
-        (lambda loss, p: worst_direction(loss, p, 0.1, starts=-3), "starts must be at least 1, got -3"),
-        (lambda loss, p: average_direction(loss, p, 0.1, samples=1), "samples must be at least 2, got 1"),
-        (lambda loss, p: average_direction(loss, p, 0.1, samples=0), "samples must be at least 1, got 0"),
+        (lambda loss, p: box_sharpness(loss, p, 0.1, steps=0), "steps must be an integer >= 1, got 0"),
+        (lambda loss, p: box_sharpness_lbfgs(loss, p, 0.1, steps=-1), "steps must be an integer >= 1, got -1"),
+        (lambda loss, p: worst_direction(loss, p, 0.1, steps=0), "steps must be an integer >= 1, got 0"),
+        (lambda loss, p: box_sharpness(loss, p, 0.1, starts=0), "starts must be an integer >= 1, got 0"),
+        (lambda loss, p: worst_direction(loss, p, 0.1, starts=-3), "starts must be an integer >= 1, got -3"),
+        (lambda loss, p: average_direction(loss, p, 0.1, samples=1), "samples must be an integer >= 2, got 1"),
+        (lambda loss, p: average_direction(loss, p, 0.1, samples=0), "samples must be an integer >= 1, got 0"),
         (
             lambda loss, p: box_sharpness(loss, p, 0.1, directions=torch.ones(2, 3)),
             r"directions must .* = \(3, p\), got \(2, 3\)",
@@ -530,8 +530,11 @@ def test_a_radius_may_be_a_number_of_numpy(measure):
         (lambda loss, p: box_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
         (lambda loss, p: ascent_direction([], p, 0.1), "the number of losses must be at least 1, got 0"),
         (lambda loss, p: m_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
-        (lambda loss, p: box_flatness(lambda p: p["w"], p, -1.0), "tolerance must be at least 0, got -1.0"),
-        (lambda loss, p: box_flatness(lambda p: p["w"], p, math.nan), "tolerance must be at least 0, got nan"),
+        (lambda loss, p: box_flatness(lambda p: p["w"], p, -1.0), "tolerance must be a finite number >= 0, got -1.0"),
+        (
+            lambda loss, p: box_flatness(lambda p: p["w"], p, math.nan),
+            "tolerance must be a finite number >= 0, got nan",
+        ),
     ],
 )
 def test_bad_input(call, message):
