@@ -63,7 +63,7 @@ def loss_between(
     statistics_at = recompute if isinstance(statistics, Tensor) else between
 
     def loss(params: Params) -> Tensor:
-        with pure.untouched(start):
+        with pure.untouched(start), pure.eager():
             start.eval()
             return criterion(functional_call(start, params | statistics_at(params), (x,)), y)
 

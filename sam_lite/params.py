@@ -65,7 +65,7 @@ def loss_of(
         if names.isdisjoint(params):
             raise require.error("params", f"of the model, {sorted(names)}", sorted(params))
         state = params | {name: b.clone() for name, b in buffers.items()}
-        with pure.untouched(model):
+        with pure.untouched(model), pure.eager():
             for module, training in modes:
                 module.training = training
             return criterion(functional_call(model, state, (x,)), y)

@@ -1,8 +1,9 @@
 """What makes a forward pass a pure function: it changes no model and no statistics, and draws no new random numbers."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ RandomStates = dict[torch.device | None, Tensor]  # of the CPU (None) and of oth
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Afterwards `model` is as it was, whatever happens inside: its tensors, attributes, modes, lists and hooks.
+    """Afterwards `model` holds what it held, whatever happens inside: its tensors, attributes, modes, lists and hooks.
 
+    What is written into its tensors stays: give copies of its buffers for it to write into.
     `torch.func.functional_call` does not see to that alone. In a module that is reachable by two names it leaves the
     tensors it was given (PyTorch, issue 164759), and a forward pass leaves what a module keeps for later: an LSTM its
     weights in a row, the old spectral norm its weight, other modules a counter or a cache.
@@ -58,6 +60,13 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
             for module, buffers in before.items():
                 for name, buffer, value in buffers:
                     setattr(module, name, buffer.copy_(value))
+
+
+def eager() -> AbstractContextManager:
+    """Compiled code runs uncompiled inside: torch.compile would compile anew for every new tensor of parameters."""
+    if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():  # nothing is compiled, or all is being so
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def random_states(tensors: Iterable[Tensor]) -> RandomStates:
