@@ -25,7 +25,7 @@ def noise(
     Raises ValueError, in the name of the caller's argument, for what is no number of rows, and for rows of another size.
     """
     like, size = next(iter(params.values())), count(params) if size is None else size
-    if not isinstance(rows, Tensor):
+    if not isinstance(rows, Tensor) or rows.ndim == 0:
         rows, seed = require.whole(name, rows), require.whole("seed", seed, least=0)
         rows = torch.from_numpy(law(np.random.default_rng(seed), size=(rows, size)))
     if rows.shape[1:] != (size,):

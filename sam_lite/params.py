@@ -73,7 +73,7 @@ def loss_of(
     params = params_of(model)
     if isinstance(x, Tensor):  # a model may be made in one place and type, and its parameters be given in others
         params = {name: p.to(x if x.is_floating_point() else x.device) for name, p in params.items()}
-    noisy = [f"layer {name!r} is {m} in training mode" for name, m in model.named_modules() if _drops(m)]
+    noisy = [f"layer {name!r} is {type(m).__name__} in training mode" for name, m in model.named_modules() if _drops(m)]
     value = pure.repeated(loss, params, ", ".join(noisy[:3]))
     loss.checked, loss.size = isinstance(value, Tensor) and value.ndim == 0, _size(y, criterion)
     return loss

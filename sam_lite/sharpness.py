@@ -28,7 +28,8 @@ class Sharpness(NamedTuple):
     value: Tensor  # scalar: the largest rise found, at most the largest there is; inf or NaN where the loss is
     loss: Tensor  # scalar: at the centre
     status: Tensor  # STATUS[status]: settled to 1%, still rising at the last step, met a loss that is not finite, found
-    # no way up where there is one, or saw no differences above the rounding of the loss: then 0 does not mean flat
+    # no way up where there is one, or saw no differences above the rounding of the loss: then 0 does not mean flat, and
+    # float64 may tell more (cross-entropy in float32 is known to 1e-7 of the logits, not of the loss)
     direction: Params  # from the centre to the point found
 
 
