@@ -71,10 +71,12 @@ def _p_ascent(grads: Params, params: Params, rho: Radius, *, p: float, q: float)
 
 def checked(e: Params, params: Params) -> Params:
     """What an ascent returned, if it is a step for these parameters; else TypeError."""
-    shapes = {name: tuple(p.shape) for name, p in params.items()}
-    found = {name: tuple(getattr(x, "shape", ())) for name, x in e.items()} if isinstance(e, dict) else e
-    if found != shapes:
-        raise TypeError(f"ascent must return a tensor for each gradient, of shapes {shapes}, got {found!r}")
+    if not (isinstance(e, dict) and e.keys() == params.keys()):
+        found = sorted(e) if isinstance(e, dict) else repr(e)
+        raise TypeError(f"ascent must return a step for each gradient, a dict with keys {sorted(params)}, got {found}")
+    for name, p in params.items():
+        if getattr(e[name], "shape", None) != p.shape:
+            raise TypeError(f"ascent must return tensors of the gradients' shapes, got {e[name]!r} for {name!r}")
     return e
 
 

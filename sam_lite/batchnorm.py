@@ -33,6 +33,7 @@ def loss_between(
         raise ValueError(
             f"statistics must be 'keep', 'interpolate' or training data to recompute from, got {statistics!r}"
         )
+    pure.check_model(start)
     buffers, others = ({k: b.clone() for k, b in net.named_buffers() if b.is_floating_point()} for net in (start, end))
     origin, goal = params_of(start), params_of(end)
     if any(
@@ -45,7 +46,7 @@ def loss_between(
     def recompute(params: Params) -> Params:
         fresh = {k: b.clone() for k, b in start.named_buffers()}
         for name, layer in start.named_modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
                 layer.train()
                 layer.momentum = None  # the plain average of what follows
                 fresh[f"{name}.num_batches_tracked".lstrip(".")].zero_()

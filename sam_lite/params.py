@@ -52,11 +52,7 @@ def loss_of(
     are the model's. Raises ValueError for a loss that is random, and for TorchScript and DataParallel, which take no
     other parameters than their own.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
-            raise require.error(
-                "model", "plain modules", f"{type(module).__name__} {name!r}", "use what it was made of"
-            )
+    pure.check_model(model)
     names = {name for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())}
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
     modes = [(module, module.training) for module in model.modules()]

@@ -62,6 +62,15 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
                     setattr(module, name, buffer.copy_(value))
 
 
+def check_model(model: nn.Module) -> None:
+    """Raise ValueError for a model that can only use its own tensors: TorchScript and DataParallel."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
+            raise require.error(
+                "model", "plain modules", f"{type(module).__name__} {name!r}", "use what it was made of"
+            )
+
+
 def eager() -> AbstractContextManager:
     """Compiled code runs uncompiled inside: torch.compile would compile anew for every new tensor of parameters."""
     if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():  # nothing is compiled, or all is being so

@@ -153,11 +153,11 @@ def test_what_an_ascent_of_ones_own_returns_is_looked_at(step):
     optimizer = SAM(SGD([("w", w)], lr=0.1), 0.1, ascent=lambda grads, params, rho: step)
     w.grad = torch.ones(2)
     with pytest.raises(
-        TypeError, match=r"ascent must return a tensor for each gradient, of shapes \{'w': \(2,\)\}, got"
+        TypeError, match="ascent must return (a step for each gradient|tensors of the gradients' shapes)"
     ):
         optimizer.ascend()
     assert torch.equal(w, torch.ones(2))
-    with pytest.raises(TypeError, match="ascent must return a tensor for each gradient"):
+    with pytest.raises(TypeError, match="ascent must return"):
         sam_gradient(lambda p: p["w"].sum(), {"w": torch.ones(2)}, 0.1, ascent=lambda *_: step)
 
 
@@ -485,6 +485,7 @@ def test_a_buffer_that_asks_for_gradients_is_frozen_as_well():
 # Compilers
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler
 def test_a_compiled_step_is_the_step():
     """lr = 0: nothing may move. Whichever part is inside what is compiled."""
@@ -519,6 +520,7 @@ def test_a_compiled_step_is_the_step():
     assert (optimizer.steps, optimizer.sam_steps) == (3, 3)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 def test_compiled_and_not_the_path_is_the_same():
     paths = []
     for compiled in ("nothing", "model", "step", "scheduled step"):

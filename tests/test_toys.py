@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import scipy.optimize
 import torch
@@ -398,6 +399,26 @@ def test_forms_of_lr_rho_lam_refuse_what_has_no_cycle(f):
         ):
             f(lr, 0.1, lam)
     assert f(0.1, 0.0, 1.0) == 0
+
+
+def test_numbers_that_are_none_are_refused():
+    bad = (math.nan, math.inf, "0.1", None, True, torch.ones(2))
+    calls = {
+        "lr": lambda v: toys.saddle_multiplier(v, 0.1, 1.0),
+        "rho": lambda v: toys.sam_edge(0.1, v, 1.0),
+        "c": lambda v: toys.saddle_multiplier(0.1, 0.1, v),
+        "y": lambda v: toys.saddle_capture(0.1, 0.1, 1.0, v),
+        "ratio": lambda v: toys.transverse_multiplier(0.1, 1.0, v),
+        "slope": lambda v: toys.drift_per_step(0.1, 0.1, 1.0, v),
+        "sharp": lambda v: toys.double_well(v, 1.0),
+        "tolerance": lambda v: toys.limiting_sharpness(torch.eye(2), tolerance=v),
+    }
+    for name, call in calls.items():
+        for value in bad:
+            with pytest.raises(ValueError, match=f"{name} must be a finite number.*, got"):
+                call(value)
+    assert toys.sam_edge(np.float32(0.5), torch.tensor(0.0), np.int64(1)) == 4
+    assert toys.two_cycle_amplitude(torch.tensor(0.5), np.float64(0.1), 1) == pytest.approx(0.05 / 1.5)
 
 
 def test_other_forms_refuse_values_outside_their_domain():

@@ -314,3 +314,5 @@ def test_models_that_take_no_other_parameters_are_refused():
     ):
         with pytest.raises(ValueError, match=f"model must be plain modules, got .*{name}.*; use what it was made of"):
             loss_of(model, X, Y)
+        with pytest.raises(ValueError, match=f"model must be plain modules, got .*{name}.*; use what it was made of"):
+            loss_between(model, model, X, Y, "keep")
