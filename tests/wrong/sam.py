@@ -359,7 +359,7 @@ MUTANTS = [
         _ASCENTS,
         "u = ascent(grads, params, 1.0)",
         "u = grads",
-        _USE + "the_step_is_rho_long_for_gradients_of_any_size[float32-adaptive]",
+        _USE + "the_step_is_rho_long_for_gradients_of_any_size",
     ),
     (
         "NaN gives no step for p = inf",
@@ -418,17 +418,17 @@ MUTANTS = [
         _USE + "a_compiled_step_is_the_step",
     ),
     (
-        "copies without the base",
+        "copies count from 0",
         _SAM,
-        'own = "base_optimizer rho ascent',
-        'own = "rho ascent',
+        "return {name: getattr(self, name) for name in own}",
+        "return {name: getattr(self, name) for name in own} | {'steps': 0}",
         _USE + "a_copy_goes_on_as_the_original",
     ),
     (
         "copies draw from the start",
         _SAM,
-        "defaults _draws _saved",
-        "defaults _saved",
+        "return {name: getattr(self, name) for name in own}",
+        "return {name: getattr(self, name) for name in own} | {'_draws': torch.Generator().manual_seed(0)}",
         _USE + "a_copy_goes_on_as_the_original",
     ),
     (
@@ -460,10 +460,10 @@ MUTANTS = [
         _USE + "a_scaler_is_not_to_be_given_the_sam_object",
     ),
     (
-        "buffers of scripted modules",
+        "buffers of scripted modules move twice",
         _PURE,
-        "m.named_buffers(recurse=False)",
-        "m._buffers.items()",
+        "in m.named_buffers(recurse=False)]",
+        "in m.named_buffers(recurse=False) if not isinstance(m, torch.jit.ScriptModule)]",
         _USE + "scripted_models_with_batch_norm_train_as_their_sources",
     ),
     (
