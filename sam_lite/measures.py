@@ -49,8 +49,7 @@ def measure(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tenso
     require.whole("the number of points", len(x), least=2)
     if len(y) != len(x):
         raise require.error("y", f"of {len(x)} labels, one for each point of x", len(y))
-    pure.check_precision(params)
-    logits = pure.repeated(lambda p: outputs(p, x), params)
+    logits = outputs(params, x)
     require.whole("the number of classes", logits.shape[-1], least=2)
     size, margin = capacity(params), margins(logits, y)
     gamma = 1 / margin["inverse_margin"].sqrt()
@@ -124,11 +123,12 @@ def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tens
     sharp_init, sharp_orig: |v|^2 log(2 omega) / (4 alpha^2) + log(m / alpha) + 10 (J 51, 52).
     pacbayes_mag_init, pacbayes_mag_orig: sum_i log((e^2 + (sigma'^2 + 1) |v|^2 / omega) / (e^2 + sigma'^2 v_i^2)) / 4
     + log(m / sigma') + 10 (J 56, 57). sharp_mag_init, sharp_mag_orig: with alpha' for sigma', 4 log(2 omega / 0.1) for 1
-    (J 58, 59). Sizes are searched for from 0.001 (sigma) or 0.0001 (alpha) on, over four decades: beyond them the end is
+    (J 58, 59). Raises ValueError for random outputs. Sizes are searched for from 0.001 (sigma) or 0.0001 (alpha) on, over four decades: beyond them the end is
     taken, which ranks right but is a bound.
     """
     w, m, many = to_vector(params), len(x), math.log(2 * count(params))
     draws, loss = noise("samples", samples, params, seed), _loss(outputs, x, y)
+    pure.check(loss, params)
     accuracy = lambda v: (outputs(from_vector(v, params), x).argmax(1) == y).to(w.dtype).mean()  # noqa: E731
     base, slope, found = accuracy(w), grad(lambda v: loss(from_vector(v, params))), {}
 
@@ -180,6 +180,7 @@ def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: 
     Raises ValueError for fewer than 2 points, whose gradients do not vary.
     """
     batch = min(require.whole("batch", batch), require.whole("the number of points", len(x), least=2) // 2)
+    pure.check(_loss(outputs, x, y), params)
     n = len(x) // batch
     xs, ys = (part[: n * batch].view(n, batch, *part.shape[1:]) for part in (x, y))
     of_batch = vmap(lambda x, y: to_vector(grad(_loss(outputs, x, y))(params)))(xs, ys)

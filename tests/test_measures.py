@@ -289,8 +289,15 @@ def test_measures_of_too_few_points_or_classes_are_refused(case):
 
 def test_measures_of_random_outputs_and_in_half_precision_are_refused(case):
     params, start, x, y = case
-    with pytest.raises(ValueError, match="loss must not be random"):
-        measures.measure(lambda p, x: F.dropout(outputs(p, x)), params, start, x, y)
+    noisy = lambda p, x: F.dropout(outputs(p, x))  # noqa: E731
+    for call in (
+        lambda: measures.measure(noisy, params, start, x, y),
+        lambda: measures.flatness(noisy, params, start, x, y),
+        lambda: measures.curvature(noisy, params, x, y),
+        lambda: measures.gradients(noisy, params, x, y),
+    ):
+        with pytest.raises(ValueError, match="loss must not be random"):
+            call()
     half = {name: p.half() for name, p in params.items()}
     with pytest.raises(ValueError, match="must be float32 or float64, got torch.float16"):
         measures.measure(outputs, half, half, x.half(), y)

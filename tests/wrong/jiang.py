@@ -94,8 +94,8 @@ MUTANTS = [
     (
         "random outputs are measured",
         _MEASURES,
-        "logits = pure.repeated(lambda p: outputs(p, x), params)",
-        "logits = outputs(params, x)",
+        "    pure.check(loss, params)\n",
+        "",
         _M + "measures_of_random_outputs_and_in_half_precision_are_refused",
     ),
     ("tau-b", _RANKING, "* np.sqrt(untied[0]) * np.sqrt(untied[1]) / pairs", "", _R + "tau_is_the_mean_over_all_pairs"),
