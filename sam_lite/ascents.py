@@ -1,17 +1,18 @@
 """Where the loss rises fastest: the worst step in a ball, to first order, one function for each shape of the ball.
 
 Each is pure, an `Ascent`: it knows gradients, weights and radius, and maps over an ensemble, each model by itself.
-A zero gradient gives a zero step; one that is not finite gives NaN.
+The size of the gradient does not matter. A zero gradient gives a zero step; one that is not finite gives NaN.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sam_lite.params import Params
+from sam_lite import require
+from sam_lite.params import Params, in_range, nonzero
 
 Radius = float | Tensor  # a tensor without dimensions, such as one of many radii under vmap
 Ascent = Callable[[Params, Params, Radius], Params]  # (grads, params, rho) -> e
@@ -23,8 +24,11 @@ def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     Foret, Kleiner, Mobahi, Neyshabur (ICLR 2021), eq. 2 with p = 2.
     """
     g = list(grads.values())
-    length = torch.linalg.vector_norm(torch.stack(_each(torch._foreach_norm, torch.linalg.vector_norm, g)))
-    e = _each(torch._foreach_div, torch.div, g, length.clamp(min=1e-30) / rho)  # 0 / 1e-30 is 0
+    rough = in_range(_norm(g))
+    if isinstance(rho, Tensor):  # one of many radii under vmap: then e is one of many, although g may not be
+        rough = rough + (0 * rho).to(rough)
+    e = _each(torch._foreach_div, torch.div, g, rough)  # of a length that has a square
+    _each(torch._foreach_mul_, Tensor.mul_, e, rho / nonzero(_norm(e)))
     return dict(zip(grads, e, strict=True))
 
 
@@ -37,9 +41,12 @@ def adaptive_ascent(
     T = 1 for names that are not `scaled`. By default all are; in the authors' code those that contain "weight" (SAM
     knows names if its base optimizer was given `model.named_parameters()`). rho is relative to |w|, so some 10 times
     that of `ascent`, and depends on the convention: 0.5 in the authors' code, 2.0 in a popular one without eta.
+    Raises ValueError for eta < 0.
     """
+    require.number("eta", eta, least=0)
     size = {name: w.abs() + eta if scaled(name) else torch.ones_like(w) for name, w in params.items()}
-    e = ascent({name: size[name] * g for name, g in grads.items()}, params, rho)
+    u = ascent(grads, params, 1.0)
+    e = ascent({name: size[name] * u[name] for name in u}, params, rho)
     return {name: size[name] * e[name] for name in e}
 
 
@@ -49,16 +56,32 @@ def p_ascent(p: float) -> Ascent:
     Foret et al. (2021), eq. 2. p = 2 is `ascent`; p = inf moves every weight by rho; p = 1 only the one with the largest
     gradient (equally large ones share rho). Raises ValueError for p < 1, which is no norm.
     """
-    in_bounds("p", p, 1)
-    q = math.inf if p == 1 else 1 / (1 - 1 / p)
+    if p != math.inf:
+        p = require.number("p", p, least=1, remedy="math.inf is allowed")
+    return partial(_p_ascent, p=p, q=math.inf if p == 1 else 1 / (1 - 1 / p))
 
-    def ascent(grads: Params, params: Params, rho: Radius) -> Params:
-        largest = torch.stack([g.abs().max() for g in grads.values()]).max()
-        unit = {name: g / largest.masked_fill(largest == 0, 1.0) for name, g in grads.items()}  # keeps powers in range
-        total = sum((u.abs() ** q).sum() for u in unit.values()).clamp(min=1.0)  # less than 1 only if g = 0
-        return {name: rho * u.sgn() * u.abs() ** (q - 1) / total ** (1 / p) for name, u in unit.items()}
 
-    return ascent
+def _p_ascent(grads: Params, params: Params, rho: Radius, *, p: float, q: float) -> Params:
+    largest = torch.stack([g.abs().max() for g in grads.values() if g.numel()]).max()
+    u = {name: g / largest.masked_fill(largest == 0, 1.0) for name, g in grads.items()}  # keeps powers in range
+    total = sum((x.abs() ** q).sum() for x in u.values()).clamp(min=1.0)  # less than 1 only if g = 0
+    step = rho / total ** (1 / p) + 0 * total  # NaN for g that is not finite, whose sign is 0, and whose power 0 is 1
+    return {name: x.sgn() * x.abs() ** (q - 1) * step for name, x in u.items()}
+
+
+def checked(e: Params, params: Params) -> Params:
+    """What an ascent returned, if it is a step for these parameters; else TypeError."""
+    if not (isinstance(e, dict) and e.keys() == params.keys()):
+        found = sorted(e) if isinstance(e, dict) else repr(e)
+        raise TypeError(f"ascent must return a step for each gradient, a dict with keys {sorted(params)}, got {found}")
+    for name, p in params.items():
+        if getattr(e[name], "shape", None) != p.shape:
+            raise TypeError(f"ascent must return tensors of the gradients' shapes, got {e[name]!r} for {name!r}")
+    return e
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(_each(torch._foreach_norm, torch.linalg.vector_norm, tensors)))
 
 
 def _each(together: Callable, single: Callable, tensors: list[Tensor], *args: Tensor) -> Sequence[Tensor]:
@@ -66,9 +89,3 @@ def _each(together: Callable, single: Callable, tensors: list[Tensor], *args: Te
     if torch._C._functorch.peek_interpreter_stack() is None:
         return together(tensors, *args)
     return [single(x, *args) for x in tensors]
-
-
-def in_bounds(name: str, value: float, low: float, high: float = math.inf) -> None:
-    """Raise ValueError unless value is a number from low to high."""
-    if not (isinstance(value, Real) and low <= value <= high):
-        raise ValueError(f"{name} must be >= {low}{'' if high == math.inf else f' and <= {high}'}, got {value!r}")

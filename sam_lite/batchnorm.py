@@ -3,13 +3,13 @@
 With statistics that belong to other weights, a loss may be far higher than the weights are to blame for.
 """
 
-import copy
 from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sam_lite import pure
 from sam_lite.params import Loss, Params, add, dot, params_of
 
 
@@ -33,6 +33,7 @@ def loss_between(
         raise ValueError(
             f"statistics must be 'keep', 'interpolate' or training data to recompute from, got {statistics!r}"
         )
+    pure.check_model(start)
     buffers, others = ({k: b.clone() for k, b in net.named_buffers() if b.is_floating_point()} for net in (start, end))
     origin, goal = params_of(start), params_of(end)
     if any(
@@ -41,16 +42,17 @@ def loss_between(
     ):
         raise ValueError("end must have the parameters and buffers of start, got another architecture")
     span = add(goal, origin, -1)
-    model = copy.deepcopy(start).eval()
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
-    def recomputed(params: Params) -> Params:
-        for layer in norms:
-            layer.train().reset_running_stats()
-            layer.momentum = None  # the plain average
-        functional_call(model, params, (statistics,))
-        model.eval()
-        return {}  # they are in the model
+    def recompute(params: Params) -> Params:
+        fresh = {k: b.clone() for k, b in start.named_buffers()}
+        for name, layer in start.named_modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+                layer.train()
+                layer.momentum = None  # the plain average of what follows
+                fresh[f"{name}.num_batches_tracked".lstrip(".")].zero_()
+        functional_call(start, params | fresh, (statistics,))
+        start.eval()
+        return fresh
 
     def between(params: Params) -> Params:
         alpha = (dot(add(params, origin, -1), span) / dot(span, span)).nan_to_num()
@@ -59,5 +61,11 @@ def loss_between(
         state = {k: (1 - alpha) * b + alpha * others[k] for k, b in buffers.items()}
         return {k: b.clamp(min=0) if k.endswith("running_var") else b for k, b in state.items()}
 
-    statistics_at = recomputed if isinstance(statistics, Tensor) else between
-    return lambda params: criterion(functional_call(model, params | statistics_at(params), (x,)), y)
+    statistics_at = recompute if isinstance(statistics, Tensor) else between
+
+    def loss(params: Params) -> Tensor:
+        with pure.untouched(start), pure.eager():
+            start.eval()
+            return criterion(functional_call(start, params | statistics_at(params), (x,)), y)
+
+    return loss

@@ -1,12 +1,12 @@
 """The highest point of a loss over a box or ball of weights.
 
-A landscape is the loss, or the loss on each chunk of the data, over u (p,) in the unit box or ball; the mean is meant.
-A climb is `(heights, u, base, steps) -> (point, height, settled)`: from u so many steps up. height >= base, the height
-of the centre; settled if the last step brought less than 1% of the rise.
+A landscape is the loss, or the loss on each chunk of the data with its share, over u (p,) in the unit box or ball; the
+mean is meant. A climb is `(heights, u, base, steps) -> (point, height, ended)`: from u so many steps up. height >= base,
+the height of the centre; ended: a number of STATUS, or True for 0 (the last step brought less than 1% of the rise) and
+False for 1.
 """
 
-from collections.abc import Callable, Sequence
-from numbers import Real
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,52 +14,67 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.func import grad_and_value
 
-from sam_lite.noise import at_least
-from sam_lite.params import Loss, Params, add, from_vector
+from sam_lite import pure, require
+from sam_lite.params import Loss, Losses, Params, add, from_vector, shares, unit
 
-Losses = Loss | Sequence[Loss]
 Spread = Callable[[Tensor], Tensor]  # u (p,) -> displacement of the weights (n_params,)
-Heights = list[Callable[[Tensor], Tensor]]
+Heights = list[tuple[Callable[[Tensor], Tensor], float]]  # and the share of each in the mean
 Climb = Callable[[Heights, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
+STATUS = ("converged", "iterations", "nonfinite", "failed", "below resolution")
 
 
-def landscape(loss: Losses, params: Params, spread: Spread) -> Heights:
+def landscape(losses: Losses, params: Params, spread: Spread) -> Heights:
     """The loss, or each of a list of losses, over u, with the weights `params` at u = 0."""
-    parts = [loss] if callable(loss) else list(loss)
-    at_least("the number of losses", len(parts), 1)
-    return [lambda u, part=part: part(add(params, from_vector(spread(u), params))) for part in parts]
+
+    def over(loss: Loss) -> Callable[[Tensor], Tensor]:
+        pure.check(loss, params)
+        return lambda u: loss(add(params, from_vector(spread(u), params)))
+
+    return [(over(loss), share) for loss, share in shares(losses)]
 
 
 def height(heights: Heights, u: Tensor) -> Tensor:
-    return sum(each(u) for each in heights) / len(heights)
+    return sum(share * each(u) for each, share in heights)
 
 
 def slope(heights: Heights, u: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (p,) and value of the mean height, with one graph at a time in memory."""
-    slopes, values = zip(*(grad_and_value(each)(u) for each in heights), strict=True)
-    return sum(slopes) / len(heights), sum(values) / len(heights)
+    found = [(share, *grad_and_value(each)(u)) for each, share in heights]
+    return sum(share * g for share, g, _ in found), sum(share * value for share, _, value in found)
 
 
 def search(heights: Heights, starts: Tensor, steps: int, method: Climb) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best of the climbs from starts (n_starts, p): its point, its height, that of the centre, and the status.
+    """The best of the climbs from starts (n_starts, p): its point, its height, that of the centre, and the STATUS.
 
-    Status 0: settled; 1: still rising; 2: met a height that is not finite, which is then inf or NaN.
+    3, "failed": by what the climb says, or because none found a point above a centre that lies on a slope.
+    4, "below resolution": all heights seen are the centre's to a hundred roundings. 2: one is not finite.
     """
-    at_least("steps", steps, 1)
+    steps = require.whole("steps", steps)
     point = torch.zeros_like(starts[0])
     base = best = height(heights, point)
-    settled = base.isfinite()
+    flat, seen = (slope(heights, point)[0] == 0).all(), torch.zeros_like(base)
+    status = worst = torch.zeros_like(base, dtype=torch.long)
     for start in starts:
-        there, high, settles = method(heights, start, base, steps)
-        point, settled = torch.where(high > best, there, point), torch.where(high > best, settles, settled)
-        best = torch.maximum(high, best)
-    return point, best, base, torch.where(best.isfinite(), (~settled).long(), 2)
+        there, high, ended = method(heights, start, base, steps)
+        ended = (~ended).long() if ended.dtype == torch.bool else ended
+        point, status = torch.where(high > best, there, point), torch.where(high > best, ended, status)
+        best, worst = torch.maximum(high, best), torch.maximum(ended, worst)
+        seen = torch.maximum(seen, (height(heights, start) - base).abs())
+    status = torch.where(best > base, status, torch.where(flat, worst, 3))
+    status = torch.where(resolved(torch.maximum(seen, best - base), base), status, 4)
+    return point, best, base, torch.where(best.isfinite(), status, 2)
+
+
+def resolved(difference: Tensor, height: Tensor) -> Tensor:
+    """Whether a difference of heights near `height` is more than rounding, to 1%; 0 never is, NaN counts as more."""
+    return ~(difference.abs() <= 100 * torch.finfo(height.dtype).eps * height.abs())
 
 
 def box(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Steps along the slope that triple, until every entry goes by its sign from face to face; shorter once it turns."""
 
     def step(g: Tensor, t: int) -> Tensor:
+        g = unit(g)  # whose mean can be taken, whatever the unit of the loss
         size = g.abs().mean()
         return (0.25 * 3.0 ** min(t, 30) * g / size.masked_fill(size == 0, 1)).clamp(-2, 2)
 
@@ -68,7 +83,11 @@ def box(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, 
 
 def ball(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Steps along the slope, twice through the ball and back to its surface; shorter once two slopes oppose."""
-    return _ascend(heights, u, base, steps, lambda g, t: 4 * unit(g), torch.dot, lambda u: u / length(u).clamp(min=1))
+
+    def project(u: Tensor) -> Tensor:
+        return u / torch.linalg.vector_norm(u).clamp(min=1)
+
+    return _ascend(heights, u, base, steps, lambda g, t: 4 * unit(g), torch.dot, project)
 
 
 def _ascend(heights: Heights, u: Tensor, base: Tensor, steps: int, towards, agree, project):
@@ -91,7 +110,7 @@ def lbfgs(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor
     The height is scaled so that the first slope has mean size 1, and the tolerances are 0: no unit matters.
     """
     point, best = torch.zeros_like(u), base
-    scale = 1 / (slope(heights, u)[0].abs().mean().item() or 1.0)
+    scale = 1 / (slope(heights, u)[0].cpu().double().abs().mean().item() or 1.0)
 
     def descend(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal point, best
@@ -103,21 +122,4 @@ def lbfgs(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor
     options = {"maxiter": steps, "ftol": 0.0, "gtol": 0.0}
     start, bounds = u.cpu().double().numpy(), [(-1, 1)] * len(u)
     result = minimize(descend, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return point, best, torch.tensor(result.status == 0, device=u.device)
-
-
-def length(u: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(u, dim=-1, keepdim=True)
-
-
-def unit(u: Tensor) -> Tensor:
-    """u (..., p) at length 1; 0 stays 0."""
-    size = length(u)
-    return u / size.masked_fill(size == 0, 1)
-
-
-def checked(radius: float | Tensor) -> float | Tensor:
-    """The radius, if it is one; a tensor, such as one of many under vmap, is taken as it is."""
-    if not isinstance(radius, Tensor) and not (isinstance(radius, Real) and 0 <= radius < float("inf")):
-        raise ValueError(f"radius must be a finite number >= 0, got {radius!r}")
-    return radius
+    return point, best, torch.tensor({0: 0, 1: 1}.get(result.status, 3), device=u.device)

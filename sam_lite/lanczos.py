@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sam_lite.noise import noise
+from sam_lite.params import length, unit
 
 
 def lanczos(
@@ -19,7 +20,7 @@ def lanczos(
     So repeated eigenvalues are found, nothing is divided by zero, and without branches it maps. NaN for a matrix that
     is not finite, while those beside it go on. tol > 0 stops early, see `top_eigenvalues`; not under vmap.
     """
-    spare, v = noise("", 1, {"": start}, seed=1)[0], start / torch.linalg.vector_norm(start)
+    spare, v = noise("", 1, {"": start}, seed=1)[0], unit(start)
     w = product(v)
     basis, matrix, scale = w.new_zeros(steps, len(v)), w.new_zeros(steps, steps), w.new_zeros(())
     for j in range(steps):
@@ -28,20 +29,20 @@ def lanczos(
         overlaps = known @ w
         matrix[j, j].copy_(overlaps[j])
         rest = w - overlaps @ known
-        scale = torch.maximum(scale, torch.linalg.vector_norm(w))
-        stuck = torch.linalg.vector_norm(rest) <= 10 * torch.finfo(w.dtype).eps * scale  # only rounding is left
+        scale = torch.maximum(scale, length(w))
+        stuck = length(rest) <= 10 * torch.finfo(w.dtype).eps * scale  # only rounding is left
         rest = torch.where(stuck, spare.roll(j), rest)
         for _ in range(2):
             rest = rest - (known @ rest) @ known
-        length = torch.linalg.vector_norm(rest)
-        beta = torch.where(stuck, 0, length)
+        size = length(rest)
+        beta = torch.where(stuck, 0, size)
         if tol > 0 and j + 1 >= k:
             values, mixes = _eigh(matrix[: j + 1, : j + 1].cpu())  # |A x - value x| = beta |last entry of x|
             if (beta.cpu() * mixes[-1, -k:].abs() <= tol * values[-k:].abs()).all():
                 return values.to(w), mixes.to(w), known
         if j + 1 < steps:
             matrix[j + 1, j].copy_(beta)  # `eigh` reads the lower half
-            v = rest / length
+            v = rest / size
             w = product(v)
     return *_eigh(matrix), basis
 

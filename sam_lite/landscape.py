@@ -3,7 +3,7 @@
 A loss may return one tensor, or a tuple or dict of tensors (loss and accuracy, train and test); so does what is here.
 Points are evaluated one by one without gradients: a model that fits once always fits. Pairs of an ensemble map:
 `vmap(lambda start, end: line(loss, start, end, alphas))(starts, ends)` is (n_pairs, n_alphas).
-ValueError for numbers that are none or not finite, and for names or shapes that differ.
+ValueError for numbers that are none or not finite, for names or shapes that differ, and for a random loss.
 """
 
 import math
@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sam_lite.params import Loss, Params, add, dot, from_vector, member, norm, stack
+from sam_lite import pure, require
+from sam_lite.params import Loss, Params, add, dot, from_vector, member, norm
 
 Values = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -36,6 +37,7 @@ def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, cur
     A `loss_of` keeps its model's batch statistics all along: between batch-norm nets use `batchnorm.loss_between`.
     """
     _check_alike(start, "end", end)
+    _check_repeats(loss, start)
     turn = math.pi / 2
     pairs = [(math.cos(a * turn), math.sin(a * turn)) if curved else (1 - a, a) for a in _numbers("alphas", alphas)]
     return _stack([loss({name: s * p + e * end[name] for name, p in start.items()}) for s, e in pairs])
@@ -46,6 +48,7 @@ def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable
     """The loss at center + a first + b second: (n_a, n_b); at a = b = 0 it is exactly that of `center`."""
     _check_alike(center, "first", first)
     _check_alike(center, "second", second)
+    _check_repeats(loss, center)
     rows, columns = _numbers("a", a), _numbers("b", b)
     return _stack([_stack([loss(add(add(center, first, s), second, t)) for t in columns]) for s in rows])
 
@@ -61,7 +64,7 @@ def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tu
         raise ValueError(f"vectors must be 'zero' or 'scale', got {vectors!r}")
     if vectors == "zero" and all(w.ndim < 2 for w in params.values()):
         raise ValueError("params must have a filter to move, got vectors only; use vectors='scale'")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(require.whole("seed", seed, least=0, most=2**63 - 1))
 
     def draw(w: Tensor) -> Tensor:
         d = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
@@ -82,6 +85,7 @@ def trajectory(loss: Loss, points: Params) -> Trajectory:
     run = [member(points, i) for i in range(len(rows))]
     if len(rows) < 3 or rows.shape[1] < 2:
         raise ValueError(f"points must be 3 or more of 2 or more weights to span a plane, got {tuple(rows.shape)}")
+    _check_repeats(loss, run[-1])
     _, sizes, axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
     axes = axes[:2] * torch.where(axes[:2] @ (rows[0] - rows[-1]) < 0, -1, 1)[:, None]
     coordinates = (rows - rows[-1]) @ axes.T
@@ -92,15 +96,22 @@ def trajectory(loss: Loss, points: Params) -> Trajectory:
 
 def _stack(values: list[Values]) -> Values:
     if isinstance(values[0], dict):
-        return stack(values)
-    return tuple(map(_stack, zip(*values, strict=True))) if isinstance(values[0], tuple) else torch.stack(values)
+        return {name: torch.stack([torch.as_tensor(v[name]) for v in values]) for name in values[0]}
+    if isinstance(values[0], tuple):
+        return tuple(map(_stack, zip(*values, strict=True)))
+    return torch.stack([torch.as_tensor(v) for v in values])
 
 
 def _numbers(name: str, values: Iterable[float]) -> list[float]:
-    numbers = [float(v) for v in values]
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} must be one or more finite numbers, got {numbers}")
+    numbers = [require.number(f"each of {name}", v) for v in values]
+    if not numbers:
+        raise require.error(name, "one or more finite numbers", numbers)
     return numbers
+
+
+def _check_repeats(loss: Loss, params: Params) -> None:
+    if not getattr(loss, "checked", False):
+        pure.repeated(loss, params)
 
 
 def _check_alike(params: Params, name: str, other: Params) -> None:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
+from sam_lite import pure, require
 from sam_lite.hessian import top_eigenvalues, trace
 from sam_lite.noise import noise
 from sam_lite.params import Loss, Params, count, dot, from_vector, norm, to_vector
@@ -43,8 +44,14 @@ def measure(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tenso
     """All measures of a network that need no record of its training. x: (m, *features), y: (m,), its training points.
 
     samples: noise vectors, of `seed`, for sigma and for the trace. The same for all models of one shape.
+    Raises ValueError for outputs that are random, for half precision, and for fewer than 2 points or classes.
     """
-    size, margin = capacity(params), margins(outputs(params, x), y)
+    require.whole("the number of points", len(x), least=2)
+    if len(y) != len(x):
+        raise require.error("y", f"of {len(x)} labels, one for each point of x", len(y))
+    logits = outputs(params, x)
+    require.whole("the number of classes", logits.shape[-1], least=2)
+    size, margin = capacity(params), margins(logits, y)
     gamma = 1 / margin["inverse_margin"].sqrt()
     found = size | margin | norms(params, start, gamma) | path_norms(outputs, params, x, gamma)
     found |= flatness(outputs, params, start, x, y, samples=samples, seed=seed)
@@ -116,10 +123,12 @@ def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tens
     sharp_init, sharp_orig: |v|^2 log(2 omega) / (4 alpha^2) + log(m / alpha) + 10 (J 51, 52).
     pacbayes_mag_init, pacbayes_mag_orig: sum_i log((e^2 + (sigma'^2 + 1) |v|^2 / omega) / (e^2 + sigma'^2 v_i^2)) / 4
     + log(m / sigma') + 10 (J 56, 57). sharp_mag_init, sharp_mag_orig: with alpha' for sigma', 4 log(2 omega / 0.1) for 1
-    (J 58, 59).
+    (J 58, 59). Raises ValueError for random outputs. Sizes are searched for from 0.001 (sigma) or 0.0001 (alpha) on, over four decades: beyond them the end is
+    taken, which ranks right but is a bound.
     """
     w, m, many = to_vector(params), len(x), math.log(2 * count(params))
     draws, loss = noise("samples", samples, params, seed), _loss(outputs, x, y)
+    pure.check(loss, params)
     accuracy = lambda v: (outputs(from_vector(v, params), x).argmax(1) == y).to(w.dtype).mean()  # noqa: E731
     base, slope, found = accuracy(w), grad(lambda v: loss(from_vector(v, params))), {}
 
@@ -168,8 +177,10 @@ def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: 
     """gradient_norm: |gradient|. gradient_variance: mean of |g_i - gradient|^2 over the points (J 67), from batches' means.
 
     Batches of `batch` successive points, half of all at the most, whose means vary less by that factor.
+    Raises ValueError for fewer than 2 points, whose gradients do not vary.
     """
-    batch = min(batch, len(x) // 2)
+    batch = min(require.whole("batch", batch), require.whole("the number of points", len(x), least=2) // 2)
+    pure.check(_loss(outputs, x, y), params)
     n = len(x) // batch
     xs, ys = (part[: n * batch].view(n, batch, *part.shape[1:]) for part in (x, y))
     of_batch = vmap(lambda x, y: to_vector(grad(_loss(outputs, x, y))(params)))(xs, ys)
@@ -179,7 +190,7 @@ def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: 
 
 def controls(gap: Sequence[float], seed: int = 0) -> pd.DataFrame:
     """What a good and a useless measure would look like: oracle_02, oracle_05: gap + N(0, 0.02^2), N(0, 0.05^2). random."""
-    noise = np.random.default_rng(seed).standard_normal((3, len(gap)))
+    noise = np.random.default_rng(require.whole("seed", seed, least=0)).standard_normal((3, len(gap)))
     return pd.DataFrame({"oracle_02": gap + 0.02 * noise[0], "oracle_05": gap + 0.05 * noise[1], "random": noise[2]})
 
 

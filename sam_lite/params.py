@@ -17,8 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sam_lite import pure, require
+
 Params = dict[str, Tensor]
 Loss = Callable[[Params], Tensor]
+Losses = Loss | Sequence[Loss | tuple[Loss, float]]  # a loss, or one for each chunk of the data: see `shares`
 
 
 def params_of(model: nn.Module) -> Params:
@@ -44,22 +47,68 @@ def loss_of(
 ) -> Loss:
     """The model's loss on the batch (x, y) as a pure function of its parameters.
 
-    x: (n, *features), y: (n,) labels or (n, *targets) values. Buffers (batch-norm statistics) are read, never
-    written: every call works on copies of those the model had here. Weight decay is not part of it.
-    Raises ValueError for a model with active dropout, whose loss would be random.
+    x: (n, *features), y: (n,) labels or (n, *targets) values. Nothing of the model is changed. Buffers (batch-norm
+    statistics) and modes are those that it had here. Weight decay is not part of it. Parameters that are not given
+    are the model's. Raises ValueError for a loss that is random, and for TorchScript and DataParallel, which take no
+    other parameters than their own.
     """
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
-            raise ValueError(
-                f"a loss must not be random, but layer {name!r} is {layer} in training mode; call model.eval() first"
-            )
+    pure.check_model(model)
+    names = {name for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())}
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
+    modes = [(module, module.training) for module in model.modules()]
 
     def loss(params: Params) -> Tensor:
+        if names.isdisjoint(params):
+            raise require.error("params", f"of the model, {sorted(names)}", sorted(params))
         state = params | {name: b.clone() for name, b in buffers.items()}
-        return criterion(functional_call(model, state, (x,)), y)
+        with pure.untouched(model), pure.eager():
+            for module, training in modes:
+                module.training = training
+            return criterion(functional_call(model, state, (x,)), y)
 
+    params = params_of(model)
+    if isinstance(x, Tensor):  # a model may be made in one place and type, and its parameters be given in others
+        params = {name: p.to(x if x.is_floating_point() else x.device) for name, p in params.items()}
+    noisy = [f"layer {name!r} is {type(m).__name__} in training mode" for name, m in model.named_modules() if _drops(m)]
+    value = pure.repeated(loss, params, ", ".join(noisy[:3]))
+    loss.checked, loss.size = isinstance(value, Tensor) and value.ndim == 0, _size(y, criterion)
     return loss
+
+
+def shares(losses: Losses) -> list[tuple[Loss, float]]:
+    """Each loss with its share of the mean that `losses` mean: of pairs (loss, size) by size, of losses alone alike.
+
+    The mean over all points is that of means over chunks only by the chunks' sizes: how many points, or with class
+    weights the sum of the weights of their labels. So losses of `loss_of` alone must be of equal size. Raises
+    ValueError if they are not, and for no losses and sizes that are not positive.
+    """
+    if callable(losses):
+        return [(losses, 1.0)]
+    if not losses:
+        raise require.error("the number of losses", "at least 1", 0)
+    pairs = [one if isinstance(one, tuple) else (one, None) for one in losses]
+    sizes = [size for _, size in pairs]
+    if sizes == [None] * len(sizes):
+        known = [float(one.size) for one, _ in pairs if getattr(one, "size", None) is not None]
+        if known and max(known) > min(known) * (1 + 1e-6):
+            raise require.error("losses alone", "of equal size", known, "give pairs (loss, size) to weigh them")
+        sizes = [1] * len(sizes)
+    sizes = [require.number("size of a loss", size, above=0) for size in sizes]
+    return [(one, size / sum(sizes)) for (one, _), size in zip(pairs, sizes, strict=True)]
+
+
+def _drops(layer: nn.Module) -> bool:
+    rate = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
+    return layer.training and isinstance(rate, float | int) and rate > 0
+
+
+def _size(y: Tensor, criterion: Callable) -> int | Tensor | None:
+    """What a mean over the points of y counts as beside others; None for what is no mean, or not known to be one."""
+    if not isinstance(y, Tensor) or y.ndim == 0 or getattr(criterion, "reduction", "mean") != "mean":
+        return None
+    weight = getattr(criterion, "keywords", {}).get("weight", getattr(criterion, "weight", None))
+    by_class = isinstance(weight, Tensor) and weight.ndim == 1 and not y.is_floating_point()
+    return weight[y].sum() if by_class else len(y)
 
 
 def stack(members: Sequence[Params]) -> Params:
@@ -85,7 +134,7 @@ def from_vector(vector: Tensor, like: Params) -> Params:
     if vector.shape != (n,):
         raise ValueError(f"vector must have shape ({n},) to fill these parameters, got {tuple(vector.shape)}")
     parts = vector.split([p.numel() for p in like.values()])
-    return {name: part.view(p.shape) for (name, p), part in zip(like.items(), parts, strict=True)}
+    return {name: part.view(p.shape).to(p.dtype) for (name, p), part in zip(like.items(), parts, strict=True)}
 
 
 def count(params: Params) -> int:
@@ -105,4 +154,29 @@ def dot(a: Params, b: Params) -> Tensor:
 
 def norm(params: Params) -> Tensor:
     """The Euclidean norm over all tensors together: one number for one model, not one for each tensor."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p) for p in params.values()]))
+    return length(to_vector(params))
+
+
+def length(x: Tensor) -> Tensor:
+    """The Euclidean norm along the last axis, also where the squares of the entries are out of the numbers' range."""
+    rough = in_range(torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+    return torch.linalg.vector_norm(x / rough, dim=-1) * rough.squeeze(-1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x (..., n) at length 1 along the last axis, whatever its size; 0 stays 0."""
+    u = x / in_range(torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+    return u / nonzero(torch.linalg.vector_norm(u, dim=-1, keepdim=True))
+
+
+def in_range(norm: Tensor) -> Tensor:
+    """A first divisor for vectors of this norm, which is 0 or inf where the squares of the entries are out of range.
+
+    What it divides, of whatever length, is then 1e-18 to 1e15 long (float32), which has a square.
+    """
+    return nonzero(norm).clamp(max=torch.finfo(norm.dtype).tiny ** -0.64)
+
+
+def nonzero(norm: Tensor) -> Tensor:
+    """A norm as a divisor: that of a zero vector is not 0."""
+    return norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.7)

@@ -3,27 +3,24 @@
     min over w of  max over ||e|| <= rho of  L(w + e)          Foret, Kleiner, Mobahi, Neyshabur (ICLR 2021), eq. 1
 
 Algorithm 1, for each batch: g = grad L(w); e = ascent(g, w, rho); descend from w with grad L(w + e).
-
-`optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's step,
-where closure() does zero_grad, forward, backward and returns the loss. Written out, these serve other needs too:
-- GradScaler: scale the loss in both passes, then `scaler.step(optimizer.base_optimizer)`. e does not depend on the
-  scale; an overflow in either pass skips the step. Clip after the second pass: the first only gives a direction.
-- Micro-batches, each weighted by its share: summed in the closure, one big batch. Both passes for each, summing the
-  second gradients, are m-SAM. DistributedDataParallel: one big batch; m-SAM, each rank climbing on its own batch, with
-  `model.no_sync()` around a first pass given as `ascent_closure`.
 """
 
+import inspect
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from numbers import Real
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import grad, grad_and_value
 from torch.optim import Optimizer
 
-from sam_lite.ascents import Ascent, Radius, adaptive_ascent, ascent, in_bounds, p_ascent  # noqa: F401 (users look here)
-from sam_lite.params import Loss, Params, add
+from sam_lite import pure, require
+from sam_lite.ascents import Ascent, Radius, adaptive_ascent, ascent, checked, p_ascent  # noqa: F401 (users look here)
+from sam_lite.params import Loss, Params, add, shares
+from sam_lite.pure import frozen_statistics
 
 
 def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = ascent) -> tuple[Params, Tensor]:
@@ -31,57 +28,54 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
 
     As in the paper e counts as a constant: its derivative, a Hessian term, is dropped.
     An ensemble with a radius each: `vmap(lambda p, rho: sam_gradient(loss, p, rho))(params, rhos)`.
+    A loss may be random, with dropout in it: both gradients see the same random numbers, as in the authors' code.
     """
-    if not isinstance(rho, Tensor):
-        in_bounds("rho", rho, 0)
+    rho = require.number("rho", rho, least=0)
+    pure.check_precision(params)
+    states = pure.random_states(params.values())
     grads, value = grad_and_value(loss)(params)
-    return grad(loss)(add(params, ascent(grads, params, rho))), value
+    climbed = add(params, checked(ascent(grads, params, rho), params))
+    with pure.from_states(states):
+        return grad(loss)(climbed), value
 
 
 def m_sam_gradient(losses: Sequence[Loss], params: Params, rho: Radius, *, sizes: Sequence[float] = (), ascent=ascent):
     """m-SAM (Foret et al. 2021, sec. 4.1): the mean over chunks of m samples of their `sam_gradient`, and of their L(w).
 
-    losses: one for each chunk; sizes: their m, if they differ. Equal chunks are faster mapped, then averaged:
+    losses: one for each chunk, and sizes: their m, if they differ; or pairs (loss, size), as `params.shares` takes them.
+    Equal chunks are faster mapped, then averaged:
     `vmap(lambda x, y: sam_gradient(lambda p: f(p, x, y), params, rho))(xs, ys)`.
     """
-    sizes = sizes or [1] * len(losses)
+    losses = list(zip(losses, sizes, strict=True)) if len(sizes) else losses
     grads, value = {name: torch.zeros_like(p) for name, p in params.items()}, 0.0
-    for loss, size in zip(losses, sizes, strict=True):
+    for loss, share in shares(losses):
         g, v = sam_gradient(loss, params, rho, ascent=ascent)
-        grads, value = add(grads, g, size / sum(sizes)), value + v * (size / sum(sizes))
+        grads, value = add(grads, g, share), value + v * share
     return grads, value
-
-
-@contextmanager
-def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[dict]:
-    """Put the buffers (batch-norm statistics) of `modules` back at the end; by default of every module called inside.
-
-    They stay in training mode: the same function without its side effect. Yields a dict with the owners as keys.
-    """
-    before = {}
-
-    def remember(module: nn.Module, _: object = None) -> None:
-        for m in module.modules():
-            if m._buffers and m not in before:
-                before[m] = {name: (b, b.clone()) for name, b in m._buffers.items() if b is not None}
-
-    try:
-        with nn.modules.module.register_module_forward_pre_hook(remember) if modules is None else nullcontext():
-            for module in modules or ():
-                remember(module)
-            yield before
-    finally:
-        for module, buffers in before.items():
-            module._buffers.update({name: b.copy_(value) for name, (b, value) in buffers.items()})
 
 
 class SAM(Optimizer):
     """SAM around any optimizer: `SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)`.
 
     Groups and state are the base's own, so schedulers and checkpoints work. Weight decay is the base's, at w, and in
-    neither loss (PyTorch's choice; the authors' code has it in both). Nothing waits for the device: NaN and inf reach
-    the base as without SAM. Cheaper: perturb in every `every`-th step, after `start` steps, with `probability`; other
-    steps are exactly the base's. `steps`, `sam_steps` (those perturbed), `gradients` (passes) count what `step` did.
+    neither loss (PyTorch's choice; the authors' code has it in both). Where the base maximizes, the worst point is the
+    lowest. Nothing waits for the device: NaN and inf reach the base as without SAM. Cheaper: perturb in every `every`-th
+    step, after `start` steps (math.inf: never), with `probability`; other steps are exactly the base's. `steps`,
+    `sam_steps` (those perturbed), `gradients` (passes) count what `step` did. All settings may be changed on the way.
+
+    `optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's
+    step, where closure() does zero_grad, forward, backward and returns the loss. Both passes draw the same random
+    numbers, so that dropout leaves out the same units, as in the authors' code (google-research/sam passes one key to
+    both; other PyTorch code draws anew). Written out, the passes serve other needs:
+    - Dropout: `states = random_states(model.parameters())` (from `sam_lite.pure`) first, then `perturbed(states)`.
+    - GradScaler: scale the loss in both passes, then `scaler.step(optimizer.base_optimizer)`. To clip, first
+      `scaler.unscale_(optimizer.base_optimizer)`: never the SAM object. e does not depend on the scale; an overflow in
+      either pass skips the step. Clip after the second pass: the first only gives a direction.
+    - Micro-batches, each weighted by its share: summed in the closure, one big batch. Both passes for each, summing the
+      second gradients, are m-SAM. DistributedDataParallel: one big batch; m-SAM, each rank climbing on its own batch,
+      with `model.no_sync()` around a first pass given as `ascent_closure`.
+    Raises ValueError for settings out of bounds, TypeError for what is no optimizer, evaluates the loss itself (LBFGS,
+    SAM), or holds weights of half precision.
     """
 
     def __init__(
@@ -89,33 +83,55 @@ class SAM(Optimizer):
     ):
         if not isinstance(base_optimizer, Optimizer):
             raise TypeError(f"base_optimizer must be an optimizer, as in SAM(SGD(...), rho), got {base_optimizer!r}")
-        in_bounds("rho", rho, 0)
-        in_bounds("every", every, 1)
-        in_bounds("start", start, 0)
-        in_bounds("probability", probability, 0, 1)
+        closure = inspect.signature(type(base_optimizer).step).parameters.get("closure")
+        if isinstance(base_optimizer, SAM) or closure and closure.default is inspect.Parameter.empty:
+            raise TypeError(f"base_optimizer must step from one gradient, as SGD and Adam do, got {base_optimizer!r}")
         self.base_optimizer, self.rho, self.ascent = base_optimizer, rho, ascent
         self.every, self.start, self.probability = every, start, probability
-        self._draws = torch.Generator().manual_seed(seed)
-        self.steps, self.sam_steps, self._saved, self._modules = 0, 0, ([], []), {}
+        self._draws = torch.Generator().manual_seed(require.whole("seed", seed, least=0, most=2**63 - 1))
+        self.steps, self.sam_steps, self._saved = 0, 0, ([], [])
         self.__setstate__({"defaults": base_optimizer.defaults})  # all that an Optimizer has but groups and state
         _check_tensors(p for group in self.param_groups for p in group["params"])
 
-    param_groups = property(lambda self: self.base_optimizer.param_groups)
     state = property(lambda self: self.base_optimizer.state)
     gradients = property(lambda self: self.steps + self.sam_steps)
 
+    @property
+    def param_groups(self) -> list[dict]:
+        if sys._getframe(1).f_code.co_name == "_unscale_grads_":  # the base, stepped after it, would be unscaled twice
+            raise TypeError("GradScaler must be given the base optimizer: scaler.unscale_(optimizer.base_optimizer)")
+        return self.base_optimizer.param_groups
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "rho":
+            value = require.number("rho", value, least=0)
+        elif name == "probability":
+            value = require.number("probability", value, least=0, most=1)
+        elif name in ("every", "start") and not value == math.inf:
+            value = require.whole(name, value, least=int(name == "every"), remedy="math.inf is never")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict:
+        """For copies and pickles: all but hooks, as of any optimizer. Copy model and optimizer in one call."""
+        own = "base_optimizer rho ascent every start probability steps sam_steps defaults _draws _saved".split()
+        return {name: getattr(self, name) for name in own}
+
+    @torch._disable_dynamo
+    @Optimizer.profile_hook_step
     def step(self, closure: Callable[[], Tensor] | None = None, *, ascent_closure: Callable[[], Tensor] | None = None):
         """One step; returns the loss of the first pass, that is at w. ascent_closure: a first pass on other data."""
         if not callable(closure):
             raise TypeError(f"call optimizer.step(closure), as for LBFGS: SAM needs the loss twice; got {closure!r}")
-        climbs = self.rho > 0 and self.steps >= self.start and (self.steps - self.start + 1) % self.every == 0
+        climbs = isinstance(self.rho, Tensor) or self.rho > 0
+        climbs = climbs and self.steps >= self.start and (self.steps - self.start + 1) % self.every == 0
         climbs = climbs and (self.probability == 1 or torch.rand((), generator=self._draws).item() < self.probability)
+        states = pure.random_states(p for group in self.param_groups for p in group["params"]) if climbs else {}
         with torch.enable_grad():
             loss = ((climbs and ascent_closure) or closure)()
             if not (loss.numel() == 1 if isinstance(loss, Tensor) else isinstance(loss, Real)):
                 raise TypeError(f"closure() must return the loss, one number, got {getattr(loss, 'shape', loss)}")
             if climbs:
-                with self.perturbed():
+                with self.perturbed(states):
                     for p in self._saved[0]:
                         p.grad = None  # a closure that forgets zero_grad would add the second gradient to the first
                     closure()
@@ -123,35 +139,38 @@ class SAM(Optimizer):
         self.steps, self.sam_steps = self.steps + 1, self.sam_steps + climbs
         return loss
 
+    step.hooked = True  # or Optimizer would put the part with the hooks around it, where it were compiled
+
     @contextmanager
-    def perturbed(self) -> Iterator[None]:
-        """At w + e inside, at w after, whatever happens; batch-norm statistics do not move."""
+    def perturbed(self, states: pure.RandomStates = {}) -> Iterator[None]:  # noqa: B006 (it is only read)
+        """At w + e inside, at w after, whatever happens; batch-norm statistics do not move. states: to draw from."""
         try:
             self.ascend()
-            key = tuple(map(id, self._saved[0]))  # for each set of weights in use, modules are searched only once
-            with frozen_statistics(self._modules.get(key)) as owners:
+            with frozen_statistics(), pure.from_states(states):
                 yield
-            self._modules[key] = list(owners)
         finally:
             self.restore()
 
+    @torch._disable_dynamo
     @torch.no_grad()
     def ascend(self) -> None:
         """To w + e, with e from the gradients in `.grad`; a weight without one stays where it is."""
         if self._saved[0]:
             raise RuntimeError("ascend() was called at perturbed weights; call restore() first")
-        params = [p for group in self.param_groups for p in group["params"]]
+        params = [(p, group.get("maximize", False)) for group in self.param_groups for p in group["params"]]
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
         if len(set(names)) < len(params):  # none given, or some twice
             names = map(str, range(len(params)))
-        weights = {name: p for name, p in zip(names, params, strict=True) if p.grad is not None}
-        if weights:
-            moved = list(weights.values())
+        used = [(name, p, up) for name, (p, up) in zip(names, params, strict=True) if p.grad is not None]
+        if used:
+            weights, moved = {name: p for name, p, _ in used}, [p for _, p, _ in used]
             _check_tensors(moved)
-            e = self.ascent({name: p.grad for name, p in weights.items()}, weights, self.rho)
+            grads = {name: -p.grad if up else p.grad for name, p, up in used}
+            e = checked(self.ascent(grads, weights, self.rho), weights)
             self._saved = moved, torch._foreach_clone(moved)
             torch._foreach_add_(moved, [e[name] for name in weights])
 
+    @torch._disable_dynamo
     @torch.no_grad()
     def restore(self) -> None:
         """Back to w by copy: (w + e) - e is not w in floating point."""

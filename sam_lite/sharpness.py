@@ -2,29 +2,34 @@
 
 Each is `f(loss, params, radius, ...)` and says in which norm the radius is. The loss is all it knows: data, mode of the
 layers, weight decay only where the loss has it in. Compare networks at equal loss: a result holds the loss it was taken
-at. A list of losses, one for each chunk of equal size, means their mean, with one graph at a time in memory.
+at. A list of losses, one for each chunk, or of pairs (loss, size) where the chunks differ (`params.shares`), means their
+mean, with one graph at a time in memory.
 All but `box_sharpness_lbfgs` map: `vmap(lambda p: box_sharpness(loss, p, 1e-3).value, chunk_size=64)(ensemble)`.
-Nothing is changed; noise comes from a seed or is passed in. ValueError for a radius < 0 or NaN, counts < 1, wrong shapes.
+Nothing is changed; noise comes from a seed or is passed in. ValueError for a radius < 0 or NaN, counts < 1, wrong
+shapes, a random loss, and half precision.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from sam_lite import climb, sam
-from sam_lite.noise import at_least, noise
-from sam_lite.params import Loss, Params, from_vector, to_vector
+from sam_lite import climb, pure, require, sam
+from sam_lite.ascents import checked
+from sam_lite.noise import noise
+from sam_lite.params import Losses, Params, from_vector, shares, to_vector, unit
 
-STATUS = ("converged", "iterations", "nonfinite")
+STATUS = climb.STATUS
 
 
 class Sharpness(NamedTuple):
     value: Tensor  # scalar: the largest rise found, at most the largest there is; inf or NaN where the loss is
     loss: Tensor  # scalar: at the centre
-    status: Tensor  # STATUS[status]: settled to 1%, still rising at the last step, met a loss that is not finite
+    status: Tensor  # STATUS[status]: settled to 1%, still rising at the last step, met a loss that is not finite, found
+    # no way up where there is one, or saw no differences above the rounding of the loss: then 0 does not mean flat, and
+    # float64 may tell more (cross-entropy in float32 is known to 1e-7 of the logits, not of the loss)
     direction: Params  # from the centre to the point found
 
 
@@ -32,11 +37,12 @@ class Average(NamedTuple):
     value: Tensor  # scalar: mean rise
     loss: Tensor  # scalar: at the centre
     error: Tensor  # scalar: standard error of the mean
+    status: Tensor  # STATUS[status]: all finite, some not finite, or no differences above the rounding of the loss
 
 
 @torch.no_grad()
 def box_sharpness(
-    loss: climb.Losses, params: Params, radius: float, *, directions=None, starts=1, steps=15, seed=0, method=climb.box
+    loss: Losses, params: Params, radius: float, *, directions=None, starts=1, steps=15, seed=0, method=climb.box
 ) -> Sharpness:
     """Keskar's sharpness: the highest loss in a small box around the weights, in percent of 1 + loss.
 
@@ -46,14 +52,15 @@ def box_sharpness(
     `seed`; not 0 at an exact minimum, where nothing climbs. The paper climbs by L-BFGS-B, as `box_sharpness_lbfgs`.
     At the minimum of a quadratic with diagonal H it is 100 radius^2 tr(H) / 2 / (1 + f): like a trace, no eigenvalue.
     """
-    spread, size = _box(to_vector(params), climb.checked(radius), directions)
+    radius = require.number("radius", radius, least=0)
+    spread, size = _box(to_vector(params), radius, directions)
     points = noise("starts", starts, params, seed, size=size, law=lambda rng, size: rng.uniform(-1, 1, size))
-    found = _rise(loss, params, spread, points.clamp(-1, 1), steps, method)
+    found = _rise(loss, params, radius, spread, points.clamp(-1, 1), steps, method)
     return found._replace(value=100 * found.value / (1 + found.loss))
 
 
 def box_sharpness_lbfgs(
-    loss: climb.Losses, params: Params, radius: float, *, directions=None, starts: int | Tensor = 1, steps=10, seed=0
+    loss: Losses, params: Params, radius: float, *, directions=None, starts: int | Tensor = 1, steps=10, seed=0
 ) -> Sharpness:
     """`box_sharpness` as in the paper: by 10 iterations of L-BFGS-B (SciPy's), for one model, not under vmap."""
     where = {"directions": directions, "starts": starts, "steps": steps, "seed": seed}
@@ -62,7 +69,7 @@ def box_sharpness_lbfgs(
 
 @torch.no_grad()
 def worst_direction(
-    loss: climb.Losses, params: Params, radius: float, *, adaptive=False, starts: int | Tensor = 3, steps=20, seed=0
+    loss: Losses, params: Params, radius: float, *, adaptive=False, starts: int | Tensor = 3, steps=20, seed=0
 ) -> Sharpness:
     """The largest rise within a distance: max of L(w + e) - L(w) over ||e||_2 <= radius (Foret et al. 2021, eq. 1).
 
@@ -70,47 +77,46 @@ def worst_direction(
     Projected ascent from the directions of `starts` (n_starts, n_params), or of so much noise of `seed`: more find more.
     At a minimum with Hessian H it is radius^2 / 2 times the largest eigenvalue, nearly, as power iteration finds it.
     """
-    points = climb.unit(noise("starts", starts, params, seed))
-    return _rise(loss, params, _ball(params, radius, adaptive), points, steps, climb.ball)
+    radius, points = require.number("radius", radius, least=0), unit(noise("starts", starts, params, seed))
+    return _rise(loss, params, radius, _ball(params, radius, adaptive), points, steps, climb.ball)
 
 
 @torch.no_grad()
-def ascent_direction(
-    loss: climb.Losses, params: Params, radius: float, *, ascent: sam.Ascent = sam.ascent
-) -> Sharpness:
+def ascent_direction(loss: Losses, params: Params, radius: float, *, ascent: sam.Ascent = sam.ascent) -> Sharpness:
     """The rise that SAM sees: L(w + e) - L(w) with e = ascent(gradient, w, radius) (Foret et al. 2021, eq. 2).
 
     radius: in the norm of `ascent`, any of `sam_lite.sam`. 0 where the gradient is 0; close to a minimum radius^2 / 2
     times some mean of the non-zero eigenvalues, by the side: at the least the smallest (Wen, Ma, Li 2023, theorem 4.2).
     """
+    radius = require.number("radius", radius, least=0)
     heights, centre = climb.landscape(loss, params, lambda u: u), torch.zeros_like(to_vector(params))
     gradient, base = climb.slope(heights, centre)
-    direction = ascent(from_vector(gradient, params), params, climb.checked(radius))
+    direction = checked(ascent(from_vector(gradient, params), params, radius), params)
     value = climb.height(heights, to_vector(direction)) - base
-    return Sharpness(value, base, torch.where(value.isfinite(), 0, 2), direction)
+    return Sharpness(value, base, _status(value, base, radius), direction)
 
 
 @torch.no_grad()
 def average_direction(
-    loss: climb.Losses, params: Params, radius: float, *, adaptive=False, samples: int | Tensor = 100, seed=0
+    loss: Losses, params: Params, radius: float, *, adaptive=False, samples: int | Tensor = 100, seed=0
 ) -> Average:
     """The mean rise at a distance: L(w + radius u) - L(w), over u uniform on the unit sphere, and its standard error.
 
     adaptive: L(w + radius |w| u), entry by entry. samples: at least 2, or directions (n_samples, n_params).
     At a minimum with Hessian H it is radius^2 / 2 times the mean eigenvalue (Wen, Ma, Li 2023, theorem 4.2).
     """
-    points = climb.unit(noise("samples", samples, params, seed))
-    at_least("samples", len(points), 2)
+    radius, points = require.number("radius", radius, least=0), unit(noise("samples", samples, params, seed))
+    require.whole("samples", len(points), least=2)
     heights = climb.landscape(loss, params, _ball(params, radius, adaptive))
     base = climb.height(heights, torch.zeros_like(points[0]))
     rises = torch.stack([climb.height(heights, u) for u in points]) - base
-    return Average(rises.mean(), base, rises.std() / len(points) ** 0.5)
+    status = torch.where(rises.isfinite().all(), _status(rises.abs().amax(), base, radius), 2)
+    return Average(rises.mean(), base, rises.std() / len(points) ** 0.5, status)
 
 
-def m_sharpness(losses: Sequence[Loss], params: Params, radius: float, *, measure=worst_direction) -> Tensor:
+def m_sharpness(losses: Losses, params: Params, radius: float, *, measure=worst_direction) -> Tensor:
     """Mean over batches of m, each a loss with its own worst point (Foret et al. 2021). measure: any function above."""
-    at_least("the number of losses", len(losses), 1)
-    return torch.stack([measure(loss, params, radius).value for loss in losses]).mean()
+    return sum(share * measure(loss, params, radius).value for loss, share in shares(losses))
 
 
 @torch.no_grad()
@@ -122,7 +128,9 @@ def box_flatness(outputs: Callable[[Params], Tensor], params: Params, tolerance:
     the widths are (tolerance / S)^1/2 / s_i and B = (-n log tolerance + sum_i log s_i^2 + n log S) / 2, minus the sum
     of their logarithms. A weight without influence has width inf and no part in B.
     """
-    at_least("tolerance", tolerance, 0)
+    tolerance = require.number("tolerance", tolerance, least=0)
+    pure.check_precision(params)
+    pure.repeated(outputs, params)
     jacobian = jacrev(lambda x: outputs(from_vector(x, params)).flatten())(to_vector(params))  # (K, n_params)
     influence = torch.linalg.vector_norm(jacobian, dim=0)
     shares = torch.where(influence == 0, 0, jacobian.abs() / influence).sum(1)
@@ -130,13 +138,20 @@ def box_flatness(outputs: Callable[[Params], Tensor], params: Params, tolerance:
     return -torch.where(influence == 0, 0, widths.log()).sum(), from_vector(widths, params)
 
 
-def _rise(loss: climb.Losses, params: Params, spread: climb.Spread, starts: Tensor, steps: int, method) -> Sharpness:
-    u, best, base, status = climb.search(climb.landscape(loss, params, spread), starts, steps, method)
+def _rise(losses: Losses, params: Params, radius: float, spread: climb.Spread, starts: Tensor, steps: int, method):
+    u, best, base, status = climb.search(climb.landscape(losses, params, spread), starts, steps, method)
+    status = torch.where((status == 4) & (radius == 0), 0, status)
     return Sharpness(best - base, base, status, from_vector(spread(u), params))
 
 
+def _status(rise: Tensor, base: Tensor, radius: float) -> Tensor:
+    """Of a rise that needs no search: within radius 0 there is none."""
+    sure = climb.resolved(rise, base) | (radius == 0)
+    return torch.where(rise.isfinite(), torch.where(sure, 0, 4), 2)
+
+
 def _ball(params: Params, radius: float, adaptive: bool) -> climb.Spread:
-    size = climb.checked(radius) * (to_vector(params).abs() if adaptive else 1)
+    size = radius * (to_vector(params).abs() if adaptive else 1)
     return lambda u: size * u
 
 

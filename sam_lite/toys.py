@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sam_lite import require
 from sam_lite.params import Loss, Params
 
 
@@ -31,8 +32,7 @@ def double_well(sharp: float, flat: float) -> Loss:
     c(w1) ((w1^2 - 1)^2 / 8 + (w2^2 + ... + wd^2) / 2), where c runs from sharp to flat like a sine and is constant
     outside: nothing else attracts. Raises ValueError for curvatures that are not positive.
     """
-    if not (sharp > 0 and flat > 0):
-        raise ValueError(f"sharp and flat must be > 0, got {sharp} and {flat}")
+    sharp, flat = require.number("sharp", sharp, above=0), require.number("flat", flat, above=0)
 
     def loss(params: Params) -> Tensor:
         first, rest = params["w"][0], params["w"][1:]
@@ -88,7 +88,7 @@ def transverse_multiplier(lr: float, lam: float, ratio: float) -> float:
 
     1 - a r - (2 - a) r^2, a = lr lam: within (-1, 1) for 0 < r < 1, so that only the top eigenvector's cycle is stable.
     """
-    _check(lr, 0, lam)
+    _check(lr, 0, lam, ratio=ratio)
     return 1 - lr * lam * ratio - (2 - lr * lam) * ratio**2
 
 
@@ -97,7 +97,7 @@ def drift_per_step(lr: float, rho: float, lam: float, slope: float) -> float:
 
     For lam = h(z), slope = h'(z): Bartlett et al.'s drift with our factor for finite lr. Relative error O(rho^2).
     """
-    _check(lr, rho, lam)
+    _check(lr, rho, lam, slope=slope)
     return -lr * rho**2 / 2 * slope / (1 - lr * lam / 2) ** 2
 
 
@@ -108,14 +108,13 @@ def sam_edge(lr: float, rho: float, grad_norm: float) -> float:
     descent at rho = 0, else below. |g| = 1 gives un-normalised SAM's (Agarwala, Dauphin, ICML 2023; from memory).
     """
     _check(lr, rho)
-    if not grad_norm > 0:
-        raise ValueError(f"grad_norm must be > 0, got {grad_norm}")
+    grad_norm = require.number("grad_norm", grad_norm, above=0)
     return 4 / lr / (1 + math.sqrt(1 + 8 * rho / (lr * grad_norm)))  # the same root, without cancellation
 
 
 def saddle_multiplier(lr: float, rho: float, c: float) -> float:
     """What a step of un-normalised SAM multiplies y by at the saddle (x^2 - c y^2) / 2: less than 1 if rho c > 1."""
-    _check(lr, rho)
+    _check(lr, rho, c=c)
     return 1 + lr * c * (1 - rho * c)
 
 
@@ -124,9 +123,8 @@ def saddle_capture(lr: float, rho: float, c: float, y: float) -> bool:
 
     |y| - rho grows by the factor 1 + lr c a step until y changes sign; from then on |y| <= lr c rho.
     """
-    _check(lr, rho)
-    if not 0 < lr * c <= 1:
-        raise ValueError(f"lr * c must lie between 0 and 1, got {lr} * {c}; lower lr")
+    _check(lr, rho, y=y)
+    require.number("lr * c", lr * c, above=0, most=1, remedy="lower lr")
     return abs(y) < rho
 
 
@@ -136,15 +134,16 @@ def limiting_sharpness(hessian: Tensor, *, tolerance: float = 1e-8) -> dict[str,
     "max", worst direction: lam_1 / 2. "ascent", along the gradient: the smallest non-zero eigenvalue / 2, not the
     smallest (inf if all are 0). "average": trace / (2 d). What is below tolerance * lam_1 counts as zero.
     """
+    tolerance = require.number("tolerance", tolerance, least=0)
     values = torch.linalg.eigvalsh(hessian)  # (d,) ascending
     smallest = values.where(values > tolerance * values[-1], math.inf).amin()
     return {"max": values[-1] / 2, "ascent": smallest / 2, "average": values.mean() / 2}
 
 
-def _check(lr: float, rho: float, lam: float | None = None) -> None:
-    if not rho >= 0:
-        raise ValueError(f"rho must be >= 0, got {rho}")
-    if not lr > 0:
-        raise ValueError(f"lr must be > 0, got {lr}")
-    if lam is not None and not 0 < lr * lam < 2:
-        raise ValueError(f"lr * lam must lie between 0 and 2, got {lr} * {lam}; there is no cycle, change lr")
+def _check(lr: float, rho: float, lam: float | None = None, **others: float) -> None:
+    for name, value in others.items():
+        require.number(name, value)
+    require.number("rho", rho, least=0)
+    require.number("lr", lr, above=0)
+    if lam is not None:
+        require.number("lr * lam", lr * lam, above=0, below=2, remedy="there is no cycle, change lr")

@@ -125,6 +125,18 @@ def test_one_net_twice_has_one_loss():
     assert (values(net, net, "keep", [0, 0.5]) == own_loss(net, *data(1))).all()
 
 
+def test_norms_without_running_statistics_and_awkward_nets_are_taken():
+    """One that uses the batch's own, one module under two names, and what cannot be copied after a forward pass."""
+    norm = nn.utils.spectral_norm(nn.Linear(8, 8).double())
+    net = nn.Sequential(nn.Linear(5, 8).double(), nn.BatchNorm1d(8, track_running_stats=False).double(), norm, norm)
+    net(data()[0]).sum().backward()
+    net.append(nn.BatchNorm1d(8).double())
+    weight = net[2].weight
+    for statistics in ("keep", "interpolate", data()[0]):
+        assert values(net, net, statistics, [0, 0.5]).isfinite().all()
+    assert net[2].weight is weight and net[4].num_batches_tracked == 0
+
+
 def test_unknown_words_and_unlike_nets_are_refused():
     net = trained(0)
     with pytest.raises(ValueError, match="'keep', 'interpolate' or training data to recompute from, got 'recompute'"):

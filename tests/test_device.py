@@ -16,6 +16,8 @@ from sam_lite.sam import SAM, m_sam_gradient, sam_gradient
 PACKAGE = Path(__file__).parent.parent / "sam_lite"
 # file -> where it may name a device: it asks for one, saves to disk, or gives way to SciPy and LAPACK on the CPU
 NAMED = {
+    "require": {"cpu"},
+    "pure": {"cpu"},
     "data": {"cuda", "cpu", "mps"},
     "train": {"cuda"},
     "ensemble": {"cpu"},

@@ -408,6 +408,108 @@ def test_twice_is_the_same_and_nothing_else_is_touched():
     assert torch.is_grad_enabled()
 
 
+CALLS = {
+    "hvp": lambda loss, p: hvp(loss, p),
+    "dense": dense,
+    "top_eigenvalues": lambda loss, p: top_eigenvalues(loss, p, steps=5),
+    "trace": lambda loss, p: trace(loss, p, probes=2),
+    "spectral_density": lambda loss, p: spectral_density(loss, p, steps=2, probes=2),
+    "in a list": lambda loss, p: dense([lambda q: (to_vector(q) ** 2).sum(), loss], p),
+    "mapped": lambda loss, p: vmap(lambda q: trace(loss, q, probes=2).mean, randomness="different")(stack([p, p])),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_random_loss_is_refused_wherever_it_comes_from(call):
+    params, _ = tanh_net()
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="loss must not be random, but at the same parameters it draws random numbers"):
+        call(lambda p: (nn.functional.dropout(to_vector(p)) ** 2).sum(), params)
+    assert torch.equal(torch.get_rng_state(), state)
+    numbers = iter(range(100))
+    if call is not CALLS["mapped"]:  # there no value can be compared
+        with pytest.raises(ValueError, match="loss must not be random, but .* it is .* at first and then"):
+            call(lambda p: (to_vector(p) ** 2).sum() * next(numbers), params)
+        assert next(numbers) == 2
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
+def test_other_types_of_numbers_are_refused(call, dtype):
+    params = {"w": torch.ones(3, dtype=dtype)}
+    with pytest.raises(ValueError, match=rf"params\['w'\] must be float32 or float64, got {dtype}; use .float\(\)"):
+        call(lambda p: (to_vector(p) ** 2).sum().real, params)
+
+
+@pytest.mark.parametrize("value", [lambda p: p["w"], lambda p: 1.0, lambda p: None, lambda p: p["w"].sum()[None]])
+def test_a_loss_is_one_number(value):
+    with pytest.raises(ValueError, match=r"loss\(params\) must be a tensor of one number, got"):
+        top_eigenvalues(value, {"w": torch.ones(3)})
+
+
+def test_parameters_of_two_types_have_one_hessian():
+    params, h = {"a": torch.ones(2), "b": torch.ones(1, dtype=torch.float64)}, torch.tensor([3.0, 1.0, 2.0])
+    loss = lambda p: 0.5 * (h[:2] @ p["a"] ** 2 + h[2] * p["b"][0] ** 2)  # noqa: E731
+    close(dense(loss, params), h.double().diag())
+    close(top_eigenvalues(loss, params, k=3).values, torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64), 1e-6)
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_networks_have_a_hessian_in_float32_too(make):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = make(3, 2, batch_first=True), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1])
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Recurrent()
+    x, y, enabled = random(6, 4, 3, dtype=torch.float32), torch.arange(6) % 2, torch.backends.mkldnn.enabled
+    found = dense(loss_of(model, x, y), params_of(model))
+    exact = autograd_hessian(loss_of(model.double(), x.double(), y), params_of(model))
+    close(found.double(), exact, 1e-5)
+    assert torch.backends.mkldnn.enabled == enabled
+
+
+def test_chunks_of_unlike_size_count_by_their_points_or_class_weights():
+    model, x, y, loss = relu_net()
+    params = params_of(model)
+    chunks = [(loss_of(model, xs, ys), len(xs)) for xs, ys in zip(x.split(24), y.split(24), strict=True)]
+    close(dense(chunks, params), dense(loss, params), 1e-12)
+    close(top_eigenvalues(chunks, params, k=2).values, top_eigenvalues(loss, params, k=2).values)
+    with pytest.raises(ValueError, match=r"losses alone must be of equal size, got \[24.0, 16.0\]"):
+        trace([one for one, _ in chunks], params)
+    weight = torch.tensor([10.0, 1.0, 0.1], dtype=torch.float64)
+    y = y.sort()[0]
+    weighted = nn.CrossEntropyLoss(weight)
+    pairs = [
+        (loss_of(model, xs, ys, weighted), weight[ys].sum()) for xs, ys in zip(x.split(20), y.split(20), strict=True)
+    ]
+    close(dense(pairs, params), dense(loss_of(model, x, y, weighted), params), 1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-15, 1e15, 1e20])
+def test_small_and_large_curvatures_in_float32(scale):
+    """The squares of the products are out of range: norms must not be taken from them."""
+    params, loss = quadratic(7, 4, 1, -2, dtype=torch.float32)
+    found = top_eigenvalues(lambda p: scale * loss(p), params, k=4)
+    close(found.values / scale, torch.tensor([7.0, 4.0, 1.0, -2.0]), 1e-5)
+    assert (found.residuals < 1e-5 * scale * 7).all()
+    density = spectral_density(lambda p: scale * loss(p), params, probes=2)
+    assert torch.trapezoid(density.values.double(), density.grid.double()).item() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor])
+def test_counts_of_any_library(number):
+    params, loss = tanh_net()
+    assert top_eigenvalues(loss, params, k=number(2), steps=number(5), seed=number(1)).values.shape == (2,)
+    assert trace(loss, params, probes=number(3), seed=number(1)).mean == trace(loss, params, probes=3, seed=1).mean
+    assert spectral_density(loss, params, steps=number(3), probes=number(2), points=number(9)).grid.shape == (9,)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_and_weight_decay_are_those_of_the_loss(training):
     """Batch norm by hand, in either mode; weight decay moves every eigenvalue by its own size."""
@@ -436,25 +538,32 @@ def test_mode_and_weight_decay_are_those_of_the_loss(training):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda p, loss: top_eigenvalues(loss, p, k=0), "k must be between 1 and the number of parameters, 19, got 0"),
+        (lambda p, loss: top_eigenvalues(loss, p, k=0), "k must be an integer from 1 to 19, got 0; there are as many"),
         (
             lambda p, loss: top_eigenvalues(loss, p, k=20),
-            "k must be between 1 and the number of parameters, 19, got 20",
+            "k must be an integer from 1 to 19, got 20; there are as many",
         ),
-        (lambda p, loss: top_eigenvalues(loss, p, k=5, steps=4), "steps must be at least 5, got 4"),
-        (lambda p, loss: top_eigenvalues(loss, p, steps=0), "steps must be at least 1, got 0"),
+        (lambda p, loss: top_eigenvalues(loss, p, k=5, steps=4), "steps must be an integer >= 5, got 4"),
+        (lambda p, loss: top_eigenvalues(loss, p, steps=0), "steps must be an integer >= 1, got 0"),
         (
             lambda p, loss: top_eigenvalues(loss, p, start=torch.ones(18)),
             r"start must have shape \(n, 19\).* got \(1, 18\)",
         ),
         (lambda p, loss: top_eigenvalues([], p), "the number of losses must be at least 1, got 0"),
-        (lambda p, loss: trace(loss, p, probes=1), "probes must be at least 2, got 1"),
-        (lambda p, loss: trace(loss, p, probes=0), "probes must be at least 1, got 0"),
+        (lambda p, loss: trace(loss, p, probes=1), "probes must be an integer >= 2, got 1"),
+        (lambda p, loss: trace(loss, p, probes=0), "probes must be an integer >= 1, got 0"),
         (lambda p, loss: trace(loss, p, probes=torch.ones(19)), r"probes must have shape \(n, 19\).* got \(19,\)"),
-        (lambda p, loss: spectral_density(loss, p, steps=0), "steps must be at least 1, got 0"),
-        (lambda p, loss: spectral_density(loss, p, probes=0), "probes must be at least 1, got 0"),
-        (lambda p, loss: spectral_density(loss, p, width=0.0), "width must be at least 1e-06, got 0.0"),
-        (lambda p, loss: spectral_density(loss, p, width=math.nan), "width must be at least 1e-06, got nan"),
+        (lambda p, loss: spectral_density(loss, p, steps=0), "steps must be an integer >= 1, got 0"),
+        (lambda p, loss: top_eigenvalues(loss, p, k=2.0), "k must be an integer from 1 to 19, got 2.0"),
+        (lambda p, loss: top_eigenvalues(loss, p, k=True), "k must be an integer from 1 to 19, got True"),
+        (lambda p, loss: top_eigenvalues(loss, p, tol=-1e-3), "tol must be a finite number >= 0, got -0.001"),
+        (lambda p, loss: top_eigenvalues(loss, p, tol=math.nan), "tol must be a finite number >= 0, got nan"),
+        (lambda p, loss: top_eigenvalues(loss, p, seed=-1), "seed must be an integer >= 0, got -1"),
+        (lambda p, loss: trace(loss, p, probes=2.5), "probes must be an integer >= 1, got 2.5"),
+        (lambda p, loss: spectral_density(loss, p, points=1), "points must be an integer >= 2, got 1"),
+        (lambda p, loss: spectral_density(loss, p, probes=0), "probes must be an integer >= 1, got 0"),
+        (lambda p, loss: spectral_density(loss, p, width=0.0), "width must be a finite number >= 1e-06, got 0.0"),
+        (lambda p, loss: spectral_density(loss, p, width=math.nan), "width must be a finite number >= 1e-06, got nan"),
     ],
 )
 def test_bad_input(call, message):

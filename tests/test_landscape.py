@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import sklearn.decomposition
 import torch
@@ -89,13 +90,50 @@ def test_line_needs_no_gradient_and_leaves_the_ends_alone():
     assert torch.equal(to_vector(start), before) and start["a"].grad is None
 
 
+def test_a_random_loss_has_no_landscape_and_one_of_plain_numbers_has():
+    (start, end), numbers = pair(), iter(range(100))
+    for loss in (lambda p: nn.functional.dropout(p["b"]).sum(), lambda p: {"a": square(p), "n": next(numbers)}):
+        for call in (
+            lambda: landscape.line(loss, start, end, [0.5]),  # noqa: B023
+            lambda: landscape.plane(loss, start, end, end, [0.5], [0.1]),  # noqa: B023
+            lambda: landscape.trajectory(loss, stack([start, end, start])),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match="loss must not be random"):
+                call()
+    values = landscape.line(lambda p: (square(p), square(p).item()), start, end, ALPHAS)
+    torch.testing.assert_close(values[0], values[1].double())
+
+
+def test_numbers_and_seeds_of_any_library():
+    start, end = pair()
+    for alphas in (
+        np.array(ALPHAS),
+        torch.tensor(ALPHAS),
+        [np.float64(a) for a in ALPHAS],
+        tuple(map(torch.tensor, ALPHAS)),
+    ):
+        torch.testing.assert_close(
+            landscape.line(square, start, end, alphas), landscape.line(square, start, end, ALPHAS)
+        )
+    one, other = (landscape.random_directions(start, seed)[0]["a"] for seed in (3, np.int64(3)))
+    assert torch.equal(one, other)
+    for seed in (-1, 2.5, "3", None, 2**63):
+        with pytest.raises(ValueError, match=f"seed must be an integer from 0 to {2**63 - 1}, got"):
+            landscape.random_directions(start, seed)
+    for value in ("0.5", True, None):
+        with pytest.raises(ValueError, match="each of alphas must be a finite number, got"):
+            landscape.line(square, start, end, [value])
+
+
 @pytest.mark.parametrize("alphas", [[], [0.0, math.nan], [math.inf]])
 def test_alphas_must_be_there_and_finite(alphas):
-    with pytest.raises(ValueError, match="alphas must be one or more finite numbers, got"):
+    with pytest.raises(ValueError, match="alphas must be (one or more finite numbers|a finite number), got"):
         landscape.line(square, *pair(), alphas)
     start, end = pair()
     for a, b, name in (([1], alphas, "b"), (alphas, [1], "a")):
-        with pytest.raises(ValueError, match=f"^{name} must be one or more finite numbers, got"):
+        with pytest.raises(
+            ValueError, match=f"^(each of )?{name} must be (one or more finite numbers|a finite number), got"
+        ):
             landscape.plane(square, start, start, end, a, b)
 
 

@@ -271,6 +271,44 @@ def test_a_diverged_network_has_no_number_and_spoils_no_other(case):
     assert many["trace"][1].item() == pytest.approx(single["trace"].item())
 
 
+def test_measures_of_too_few_points_or_classes_are_refused(case):
+    params, start, x, y = case
+    for n in (0, 1):
+        with pytest.raises(ValueError, match=f"the number of points must be an integer >= 2, got {n}"):
+            measures.measure(outputs, params, start, x[:n], y[:n])
+        with pytest.raises(ValueError, match=f"the number of points must be an integer >= 2, got {n}"):
+            measures.gradients(outputs, params, x[:n], y[:n])
+    assert all(v.ndim == 0 for v in measures.measure(outputs, params, start, x[:2], y[:2], samples=1).values())
+    with pytest.raises(ValueError, match="y must be of 40 labels, one for each point of x, got 39"):
+        measures.measure(outputs, params, start, x, y[:39])
+    with pytest.raises(ValueError, match="the number of classes must be an integer >= 2, got 1"):
+        measures.measure(lambda p, x: outputs(p, x)[:, :1], params, start, x, 0 * y)
+    with pytest.raises(ValueError, match="batch must be an integer >= 1, got 0"):
+        measures.gradients(outputs, params, x, y, batch=0)
+
+
+def test_measures_of_random_outputs_and_in_half_precision_are_refused(case):
+    params, start, x, y = case
+    noisy = lambda p, x: F.dropout(outputs(p, x))  # noqa: E731
+    for call in (
+        lambda: measures.measure(noisy, params, start, x, y),
+        lambda: measures.flatness(noisy, params, start, x, y),
+        lambda: measures.curvature(noisy, params, x, y),
+        lambda: measures.gradients(noisy, params, x, y),
+    ):
+        with pytest.raises(ValueError, match="loss must not be random"):
+            call()
+    half = {name: p.half() for name, p in params.items()}
+    with pytest.raises(ValueError, match="must be float32 or float64, got torch.float16"):
+        measures.measure(outputs, half, half, x.half(), y)
+
+
+def test_counts_of_measures_are_of_any_library(case):
+    found = [measures.measure(outputs, *case, samples=n(2), seed=n(3)) for n in (int, np.int64)]
+    assert {k: v.item() for k, v in found[0].items()} == {k: v.item() for k, v in found[1].items()}
+    assert measures.controls([0.1, 0.2], seed=np.int64(1)).shape == (2, 3)
+
+
 def test_nothing_is_changed(case):
     params, start, x, y = case
     before = {name: p.clone() for name, p in params.items()}

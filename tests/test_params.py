@@ -1,5 +1,11 @@
 """Parameters as dicts: against torch's own vectors, and a loss that is pure."""
 
+import itertools
+import math
+import random
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,10 +91,148 @@ def test_the_loss_is_pure_where_the_model_is_not():
 
 def test_a_random_loss_is_refused():
     x, y = batch()
-    with pytest.raises(ValueError, match="must not be random, but layer '1' is Dropout.*call model.eval"):
+    with pytest.raises(
+        ValueError, match="must not be random, but layer '1' is Dropout.*draws random numbers; call model.eval"
+    ):
         P.loss_of(net(dropout=0.5), x, y)
     P.loss_of(net(dropout=0.5).eval(), x, y)
     P.loss_of(net(dropout=0.0), x, y)
+
+
+class Noisy(nn.Module):
+    """Random in a way that no list of layers knows."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.layer, self.draw = nn.Linear(4, 3).double(), draw
+
+    def forward(self, x):
+        return self.layer(x) * (1 + self.draw(x))
+
+
+def shuffled(x):
+    return x[torch.randperm(len(x))][:, :3]
+
+
+GENERATOR, COUNTER = torch.Generator(), itertools.count()
+RANDOM = {
+    "dropout as a function": lambda x: nn.functional.dropout(x)[:, :3],
+    "noise": lambda x: 1e-9 * torch.randn(3),
+    "order": shuffled,
+    "NumPy": lambda x: np.random.rand(),
+    "Python": lambda x: random.random(),
+    "a generator of its own": lambda x: torch.rand((), generator=GENERATOR),
+    "a counter": lambda x: next(COUNTER),
+}
+
+
+class Recurrent(nn.Module):
+    def __init__(self, dropout=0.5):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(4, 5, num_layers=2, dropout=dropout, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x[:, None])[0][:, -1])
+
+
+class Attentive(nn.Module):
+    def __init__(self, dropout=0.5):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 2, dropout, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.stack([x, 2 * x], 1)
+        return self.head(self.attention(x, x, x)[0].mean(1))
+
+
+@pytest.mark.parametrize("draw", RANDOM.values(), ids=RANDOM)
+def test_a_loss_that_is_random_in_any_way_is_refused_and_the_random_state_stays(draw):
+    (x, y), model = batch(), Noisy(draw)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="loss must not be random, but at the same parameters it (draws|is )"):
+        P.loss_of(model, x, y)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("make", [Recurrent, Attentive])
+def test_dropout_inside_a_layer_is_refused_by_name(make):
+    x, y = batch()
+    with pytest.raises(ValueError, match="but layer '(rnn|attention)' is (LSTM|Multi.*) in training mode: at the same"):
+        P.loss_of(make().double(), x, y)
+    P.loss_of(make(0.0).double(), x, y)
+    loss = P.loss_of(make().double().eval(), x, y)
+    params = P.params_of(make().double())
+    assert loss(params) == loss(params)
+
+
+def test_a_loss_that_draws_the_same_each_time_is_not_random():
+    def seeded(x):
+        torch.manual_seed(0)
+        return torch.rand(3)
+
+    own = Noisy(lambda x: torch.rand(3, generator=torch.Generator().manual_seed(0)))
+    (x, y), model = batch(), Noisy(seeded)
+    state = torch.get_rng_state()
+    P.loss_of(model, x, y)
+    P.loss_of(own, x, y)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_mean_over_chunks_is_by_size():
+    model, (x, y) = net(), batch()
+    params, whole = P.params_of(model), P.loss_of(net(), x, y)(P.params_of(model))
+
+    def mean(losses):
+        return sum(share * loss(params) for loss, share in P.shares(losses))
+
+    chunks = [P.loss_of(model, x[:5], y[:5]), P.loss_of(model, x[5:], y[5:])]
+    torch.testing.assert_close(mean([(chunks[0], 5), (chunks[1], 2)]), whole, rtol=1e-14, atol=0)
+    with pytest.raises(ValueError, match=r"losses alone must be of equal size, got \[5.0, 2.0\]; give pairs"):
+        P.shares(chunks)
+    even = [P.loss_of(model, x[i : i + 3], y[i : i + 3]) for i in (0, 3)]
+    assert [share for _, share in P.shares(even)] == [0.5, 0.5]
+    assert P.shares(chunks[0]) == [(chunks[0], 1.0)] and P.shares(chunks[:1]) == [(chunks[0], 1.0)]
+    assert [share for _, share in P.shares([lambda p: 1.0, lambda p: 2.0])] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_with_class_weights_a_chunk_counts_as_the_weights_of_its_labels(named):
+    weight = torch.tensor([10.0, 1.0, 0.1], dtype=torch.float64)
+    criterion = nn.CrossEntropyLoss(weight) if named else partial(nn.functional.cross_entropy, weight=weight)
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y = torch.arange(3).repeat_interleave(20)
+    model = net()
+    params, chunks = P.params_of(model), list(zip(x.split(20), y.split(20), strict=True))
+    losses = [P.loss_of(model, *chunk, criterion) for chunk in chunks]
+    with pytest.raises(ValueError, match=r"losses alone must be of equal size, got \[200.0, 20.0, 2.0"):
+        P.shares(losses)
+    pairs = [(loss, weight[labels].sum()) for loss, (_, labels) in zip(losses, chunks, strict=True)]
+    mean = sum(share * loss(params) for loss, share in P.shares(pairs))
+    torch.testing.assert_close(mean, P.loss_of(model, x, y, criterion)(params), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("size", [0, -1, math.nan, "3", None])
+def test_sizes_of_losses_are_positive_numbers(size):
+    with pytest.raises(ValueError, match="size of a loss must be a finite number > 0, got"):
+        P.shares([(net, 1), (net, size)])
+    with pytest.raises(ValueError, match="the number of losses must be at least 1, got 0"):
+        P.shares([])
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-23, 1.0, 1e20, 1e30])
+def test_lengths_and_units_of_vectors_of_any_size(size):
+    x = size * torch.tensor([[3.0, -4.0, 0.0], [0.0, 0.0, 0.0]])
+    exact = x.double().norm(dim=1)
+    torch.testing.assert_close(P.length(x).double(), exact, rtol=1e-6, atol=0)
+    unit = torch.tensor([3.0, -4.0, 0.0], dtype=torch.float64) / 5
+    torch.testing.assert_close(P.unit(x).double(), torch.stack([x[0].double() / exact[0], 0 * unit]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(P.norm({"a": x[0, :2], "b": x[1]}).double(), exact[0], rtol=1e-6, atol=0)
+
+
+def test_a_vector_comes_back_in_the_types_of_the_parameters():
+    like = {"a": torch.ones(2), "b": torch.ones(1, dtype=torch.float64)}
+    back = P.from_vector(P.to_vector(like), like)
+    assert [p.dtype for p in back.values()] == [torch.float32, torch.float64]
 
 
 def test_stack_and_member_are_inverses_and_losses_map():

@@ -227,7 +227,7 @@ def test_an_ensemble_has_a_norm_and_a_radius_for_each_model(climb):
 
 @pytest.mark.parametrize("p", [0.5, 0, -1, math.nan, "2"])
 def test_p_is_at_least_1(p):
-    with pytest.raises(ValueError, match="p must be >= 1, got"):
+    with pytest.raises(ValueError, match="p must be a finite number >= 1, got .*; math.inf is allowed"):
         p_ascent(p)
 
 
@@ -308,11 +308,11 @@ def test_a_model_that_diverged_does_not_touch_the_others():
     assert value.isfinite().tolist() == [True, False, False, True]
 
 
-@pytest.mark.parametrize("rho", [-0.1, math.nan, "0.05", None])
+@pytest.mark.parametrize("rho", [-0.1, math.nan, math.inf, "0.05", None, True])
 def test_rho_is_a_number_of_at_least_0(rho):
-    with pytest.raises(ValueError, match=f"^rho must be >= 0, got {rho!r}$"):
+    with pytest.raises(ValueError, match=f"^rho must be a finite number >= 0, got {rho!r}$"):
         sam_gradient(lambda p: p["w"] ** 2, {"w": torch.tensor(1.0)}, rho)
-    with pytest.raises(ValueError, match=f"^rho must be >= 0, got {rho!r}$"):
+    with pytest.raises(ValueError, match=f"^rho must be a finite number >= 0, got {rho!r}$"):
         SAM(SGD([nn.Parameter(torch.ones(1))], lr=0.1), rho)
 
 
@@ -1097,17 +1097,23 @@ def test_two_processes_climb_together_or_each_on_its_own_batch(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "rule"),
     [
-        ({"every": 0}, "every must be >= 1, got 0"),
-        ({"every": "2"}, "every must be >= 1, got '2'"),
-        ({"start": -1}, "start must be >= 0, got -1"),
-        ({"start": math.nan}, "start must be >= 0, got nan"),
-        ({"probability": 1.5}, "probability must be >= 0 and <= 1, got 1.5"),
-        ({"probability": -0.5}, "probability must be >= 0 and <= 1, got -0.5"),
+        ({"every": 0}, "every must be an integer >= 1, got 0; math.inf is never"),
+        ({"every": "2"}, "every must be an integer >= 1, got '2'; math.inf is never"),
+        ({"every": 2.5}, "every must be an integer >= 1, got 2.5; math.inf is never"),
+        ({"start": -1}, "start must be an integer >= 0, got -1; math.inf is never"),
+        ({"start": math.nan}, "start must be an integer >= 0, got nan; math.inf is never"),
+        ({"probability": 1.5}, "probability must be a finite number >= 0 and <= 1, got 1.5"),
+        ({"probability": -0.5}, "probability must be a finite number >= 0 and <= 1, got -0.5"),
+        ({"seed": -1}, f"seed must be an integer from 0 to {2**63 - 1}, got -1"),
     ],
 )
 def test_settings_out_of_bounds(setting, rule):
     with pytest.raises(ValueError, match=f"^{rule}$"):
         one_weight(**setting)
+    if "seed" not in setting:
+        optimizer = one_weight()[1]
+        with pytest.raises(ValueError, match=f"^{rule}$"):
+            setattr(optimizer, *next(iter(setting.items())))
 
 
 @pytest.mark.parametrize("base", [SGD, [nn.Parameter(torch.ones(1))]])

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -229,6 +230,128 @@ def test_a_loss_that_is_not_finite_is_said_to_be_so(measure, barrier):
     assert STATUS[found.status] == "nonfinite" and not found.value.isfinite() and found.loss == 0.2
     lost = measure(lambda p: p["w"].sum() * math.nan, point([0.1, 0.1]), 1.0)
     assert STATUS[lost.status] == "nonfinite" and lost.value.isnan()
+
+
+def confident(dtype):
+    """A net so sure of its three classes that in float32 its loss is 0: the rounding of 1 - exp(-20)."""
+    x, y = torch.eye(3, dtype=dtype), torch.arange(3)
+    return (lambda p: nn.functional.cross_entropy(x @ p["w"], y)), {"w": 20 * torch.eye(3, dtype=dtype)}
+
+
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_direction, ascent_direction])
+def test_below_the_resolution_of_the_loss_no_0_is_called_converged(measure):
+    found, exact = measure(*confident(torch.float32), 1e-3), measure(*confident(torch.float64), 1e-3)
+    assert (found.value.item(), STATUS[found.status]) == (0, "below resolution")
+    assert 0 < exact.value < 1e-7 and STATUS[exact.status] == "converged"
+    high = measure(lambda p: 1e6 + (p["w"] ** 2).sum(), {"w": torch.ones(4)}, 1e-4)
+    assert STATUS[high.status] == "below resolution"
+    flat = measure(lambda p: 0 * p["w"].sum() + 1, {"w": torch.ones(4)}, 0.1)
+    assert (flat.value.item(), STATUS[flat.status]) == (0, "below resolution")
+
+
+def test_so_is_the_average_below_resolution():
+    found, exact = (
+        average_direction(*confident(torch.float32), 1e-3),
+        average_direction(*confident(torch.float64), 1e-3),
+    )
+    assert (found.value, found.error, STATUS[found.status]) == (0, 0, "below resolution")
+    assert exact.value != 0 and STATUS[exact.status] == "converged"
+    lost = average_direction(lambda p: p["w"].sum() * math.nan, point([0.1]), 1.0)
+    assert STATUS[lost.status] == "nonfinite"
+
+
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_direction, ascent_direction])
+def test_within_radius_0_there_is_no_rise_and_that_is_certain(measure):
+    found = measure(quadratic(positive(3)), point([1.0, 2.0, 3.0]), 0)
+    assert (found.value.item(), STATUS[found.status]) == (0, "converged")
+
+
+def test_a_maximum_is_found_to_be_one():
+    for measure in (box_sharpness, box_sharpness_lbfgs, worst_direction):
+        found = measure(quadratic(-torch.ones(4, dtype=torch.float64)), point([0.0] * 4), 0.1)
+        assert (found.value.item(), STATUS[found.status]) == (0, "converged")
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_search_that_fails_says_so(box):
+    """The value rises with |w| and the gradient says the opposite, so no line search ends well."""
+
+    def against(p):
+        square = (p["w"] ** 2).sum()
+        return 2 * square.detach() - square
+
+    found = box(against, {"w": torch.full((6,), 0.3)}, 1e-3)
+    assert (found.value.item(), STATUS[found.status]) == (0, "failed")
+    if box is box_sharpness_lbfgs:  # says so itself, although it came upon a higher point
+        found = box(against, {"w": torch.zeros(6)}, 1e-3)
+        assert found.value > 0 and STATUS[found.status] == "failed"
+
+
+def test_a_climb_of_ones_own_may_say_how_it_ended():
+    for ended, status in ((True, "converged"), (False, "iterations"), (3, "failed")):
+
+        def stays(heights, u, base, steps):
+            return u, climb.height(heights, u), torch.tensor(ended)  # noqa: B023
+
+        found = box_sharpness(lambda p: p["w"].sum(), point([0.0] * 3), 0.1, starts=torch.ones(1, 3), method=stays)
+        assert STATUS[found.status] == status and found.value > 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e15, 1e30])
+def test_no_unit_of_the_loss_matters_in_float32(scale):
+    c, x = random(7).float(), {"w": random(7, seed=1).float()}
+    for measure in (worst_direction, ascent_direction, partial(box_sharpness, directions=torch.eye(7))):
+        one, other = (measure(lambda p, s=s: s * (c @ p["w"]), x, 0.1) for s in (1.0, scale))
+        torch.testing.assert_close(other.direction["w"], one.direction["w"], rtol=1e-2, atol=1e-4)
+        assert STATUS[other.status] == "converged"
+    newton = [box_sharpness_lbfgs(lambda p, s=s: s * (c @ p["w"]), x, 0.1).direction["w"] for s in (1.0, scale)]
+    torch.testing.assert_close(*newton, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", ALL)
+def test_a_random_loss_and_half_precision_are_refused(measure):
+    with pytest.raises(ValueError, match="loss must not be random"):
+        measure(lambda p: nn.functional.dropout(p["w"]).sum(), point([0.1] * 5), 0.1)
+    with pytest.raises(ValueError, match=r"params\['w'\] must be float32 or float64, got torch.bfloat16"):
+        measure(lambda p: p["w"].sum(), {"w": torch.ones(3, dtype=torch.bfloat16)}, 0.1)
+    with pytest.raises(ValueError, match=r"loss\(params\) must be a tensor of one number, got torch.Size\(\[5\]\)"):
+        measure(lambda p: p["w"], point([0.1] * 5), 0.1)
+
+
+def test_chunks_of_unlike_size_count_by_it():
+    params, loss, model, x, y = relu_net()
+    chunks = [(loss_of(model, x[:15], y[:15]), 15), (loss_of(model, x[15:], y[15:]), 5)]
+    for measure in ALL:
+        close(measure(chunks, params, 0.05).value, measure(loss, params, 0.05).value)
+        with pytest.raises(ValueError, match=r"losses alone must be of equal size, got \[15.0, 5.0\]; give pairs"):
+            measure([one for one, _ in chunks], params, 0.05)
+    mean = m_sharpness(chunks, params, 0.05, measure=ascent_direction)
+    alone = [ascent_direction(one, params, 0.05).value for one, _ in chunks]
+    close(mean, 0.75 * alone[0] + 0.25 * alone[1])
+
+
+@pytest.mark.parametrize("number", [np.int64, np.int32, torch.tensor])
+def test_counts_of_any_library(number):
+    loss, x = quadratic(positive(3)), point([0.1, 0.2, 0.3])
+    for measure in (box_sharpness, box_sharpness_lbfgs, worst_direction):
+        ours = measure(loss, x, 0.1, starts=2, steps=3, seed=4)
+        theirs = measure(loss, x, torch.tensor(0.1), starts=number(2), steps=number(3), seed=number(4))
+        close(theirs.value, ours.value, 1e-6)
+    assert average_direction(loss, x, 0.1, samples=number(3), seed=number(1)).error > 0
+
+
+def test_a_radius_for_each_model_of_an_ensemble():
+    params, loss, *_ = relu_net()
+    for measure in MAPPED:
+        found = vmap(lambda r: measure(loss, params, r).value)(torch.tensor([0.01, 0.1], dtype=torch.float64))  # noqa: B023
+        close(found, torch.stack([measure(loss, params, r).value for r in (0.01, 0.1)]), 1e-8)
+
+
+def test_flatness_of_random_or_imprecise_outputs_is_refused():
+    with pytest.raises(ValueError, match="loss must not be random"):
+        box_flatness(lambda p: nn.functional.dropout(p["w"]), point([0.1] * 5), 0.1)
+    with pytest.raises(ValueError, match="must be float32 or float64"):
+        box_flatness(lambda p: p["w"], {"w": torch.ones(3, dtype=torch.float16)}, 0.1)
 
 
 # ball, ascent, average
@@ -496,13 +619,13 @@ def test_a_radius_may_be_a_number_of_numpy(measure):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda loss, p: box_sharpness(loss, p, 0.1, steps=0), "steps must be at least 1, got 0"),
-        (lambda loss, p: box_sharpness_lbfgs(loss, p, 0.1, steps=-1), "steps must be at least 1, got -1"),
-        (lambda loss, p: worst_direction(loss, p, 0.1, steps=0), "steps must be at least 1, got 0"),
-        (lambda loss, p: box_sharpness(loss, p, 0.1, starts=0), "starts must be at least 1, got 0"),
-        (lambda loss, p: worst_direction(loss, p, 0.1, starts=-3), "starts must be at least 1, got -3"),
-        (lambda loss, p: average_direction(loss, p, 0.1, samples=1), "samples must be at least 2, got 1"),
-        (lambda loss, p: average_direction(loss, p, 0.1, samples=0), "samples must be at least 1, got 0"),
+        (lambda loss, p: box_sharpness(loss, p, 0.1, steps=0), "steps must be an integer >= 1, got 0"),
+        (lambda loss, p: box_sharpness_lbfgs(loss, p, 0.1, steps=-1), "steps must be an integer >= 1, got -1"),
+        (lambda loss, p: worst_direction(loss, p, 0.1, steps=0), "steps must be an integer >= 1, got 0"),
+        (lambda loss, p: box_sharpness(loss, p, 0.1, starts=0), "starts must be an integer >= 1, got 0"),
+        (lambda loss, p: worst_direction(loss, p, 0.1, starts=-3), "starts must be an integer >= 1, got -3"),
+        (lambda loss, p: average_direction(loss, p, 0.1, samples=1), "samples must be an integer >= 2, got 1"),
+        (lambda loss, p: average_direction(loss, p, 0.1, samples=0), "samples must be an integer >= 1, got 0"),
         (
             lambda loss, p: box_sharpness(loss, p, 0.1, directions=torch.ones(2, 3)),
             r"directions must .* = \(3, p\), got \(2, 3\)",
@@ -530,8 +653,11 @@ def test_a_radius_may_be_a_number_of_numpy(measure):
         (lambda loss, p: box_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
         (lambda loss, p: ascent_direction([], p, 0.1), "the number of losses must be at least 1, got 0"),
         (lambda loss, p: m_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
-        (lambda loss, p: box_flatness(lambda p: p["w"], p, -1.0), "tolerance must be at least 0, got -1.0"),
-        (lambda loss, p: box_flatness(lambda p: p["w"], p, math.nan), "tolerance must be at least 0, got nan"),
+        (lambda loss, p: box_flatness(lambda p: p["w"], p, -1.0), "tolerance must be a finite number >= 0, got -1.0"),
+        (
+            lambda loss, p: box_flatness(lambda p: p["w"], p, math.nan),
+            "tolerance must be a finite number >= 0, got nan",
+        ),
     ],
 )
 def test_bad_input(call, message):

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import scipy.optimize
 import torch
@@ -323,7 +324,7 @@ def test_double_well_attracts_nowhere_else():
 
 def test_double_well_needs_positive_curvatures():
     for bad in ((0.0, 1.0), (1.0, -2.0), (math.nan, 1.0)):
-        with pytest.raises(ValueError, match="sharp and flat must be > 0, got"):
+        with pytest.raises(ValueError, match="(sharp|flat) must be a finite number > 0, got"):
             toys.double_well(*bad)
 
 
@@ -386,29 +387,51 @@ def test_one_sam_finds_sparser_diagonal_nets_than_gradient_descent():
 
 @pytest.mark.parametrize("f", [toys.two_cycle_amplitude, lambda lr, rho, lam: toys.drift_per_step(lr, rho, lam, 1.0)])
 def test_forms_of_lr_rho_lam_refuse_what_has_no_cycle(f):
-    with pytest.raises(ValueError, match="rho must be >= 0, got -0.1"):
+    with pytest.raises(ValueError, match="rho must be a finite number >= 0, got -0.1"):
         f(0.1, -0.1, 1.0)
-    with pytest.raises(ValueError, match="rho must be >= 0, got nan"):
+    with pytest.raises(ValueError, match="rho must be a finite number >= 0, got nan"):
         f(0.1, math.nan, 1.0)
-    with pytest.raises(ValueError, match="lr must be > 0, got 0"):
+    with pytest.raises(ValueError, match="lr must be a finite number > 0, got 0"):
         f(0, 0.1, 1.0)
     for lr, lam in ((0.1, 20.0), (1.0, 5.0), (0.1, 0.0), (0.1, -1.0), (0.1, math.nan)):
-        with pytest.raises(ValueError, match=r"lr \* lam must lie between 0 and 2, got .* there is no cycle"):
+        with pytest.raises(
+            ValueError, match=r"lr \* lam must be a finite number > 0 and < 2, got .* there is no cycle"
+        ):
             f(lr, 0.1, lam)
     assert f(0.1, 0.0, 1.0) == 0
 
 
+def test_numbers_that_are_none_are_refused():
+    bad = (math.nan, math.inf, "0.1", None, True, torch.ones(2))
+    calls = {
+        "lr": lambda v: toys.saddle_multiplier(v, 0.1, 1.0),
+        "rho": lambda v: toys.sam_edge(0.1, v, 1.0),
+        "c": lambda v: toys.saddle_multiplier(0.1, 0.1, v),
+        "y": lambda v: toys.saddle_capture(0.1, 0.1, 1.0, v),
+        "ratio": lambda v: toys.transverse_multiplier(0.1, 1.0, v),
+        "slope": lambda v: toys.drift_per_step(0.1, 0.1, 1.0, v),
+        "sharp": lambda v: toys.double_well(v, 1.0),
+        "tolerance": lambda v: toys.limiting_sharpness(torch.eye(2), tolerance=v),
+    }
+    for name, call in calls.items():
+        for value in bad:
+            with pytest.raises(ValueError, match=f"{name} must be a finite number.*, got"):
+                call(value)
+    assert toys.sam_edge(np.float32(0.5), torch.tensor(0.0), np.int64(1)) == 4
+    assert toys.two_cycle_amplitude(torch.tensor(0.5), np.float64(0.1), 1) == pytest.approx(0.05 / 1.5)
+
+
 def test_other_forms_refuse_values_outside_their_domain():
-    with pytest.raises(ValueError, match=r"lr \* lam must lie between 0 and 2, got 0.5 \* 4.0"):
+    with pytest.raises(ValueError, match=r"lr \* lam must be a finite number > 0 and < 2, got 2.0"):
         toys.transverse_multiplier(0.5, 4.0, 0.5)
     for f in (toys.sam_edge, toys.saddle_multiplier, lambda *a: toys.saddle_capture(*a, 0.1)):
-        with pytest.raises(ValueError, match="rho must be >= 0, got -0.1"):
+        with pytest.raises(ValueError, match="rho must be a finite number >= 0, got -0.1"):
             f(0.1, -0.1, 1.0)
-        with pytest.raises(ValueError, match="lr must be > 0, got -1"):
+        with pytest.raises(ValueError, match="lr must be a finite number > 0, got -1"):
             f(-1, 0.1, 1.0)
     for bad in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="grad_norm must be > 0, got"):
+        with pytest.raises(ValueError, match="grad_norm must be a finite number > 0, got"):
             toys.sam_edge(0.1, 0.1, bad)
     for c in (0.0, -1.0, 10.1):
-        with pytest.raises(ValueError, match=r"lr \* c must lie between 0 and 1, got 0.1 \* .*; lower lr"):
+        with pytest.raises(ValueError, match=r"lr \* c must be a finite number > 0 and <= 1, got .*; lower lr"):
             toys.saddle_capture(0.1, 0.1, c, 0.05)

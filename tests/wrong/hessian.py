@@ -1,6 +1,7 @@
 """Wrong Hessians: (name, file, right, wrong, a test that must fail)."""
 
 _HESSIAN, _LANCZOS, _NOISE = "sam_lite/hessian.py", "sam_lite/lanczos.py", "sam_lite/noise.py"
+_PARAMS, _PURE = "sam_lite/params.py", "sam_lite/pure.py"
 
 MUTANTS = [
     (
@@ -34,9 +35,9 @@ MUTANTS = [
     (
         "finite differences",
         _HESSIAN,
-        "return torch.no_grad()(lambda v: pullback(v)[0])",
-        "g = grad(loss); return lambda v: {n: (g({m: p + 1e-5 * v[m] for m, p in params.items()})[n] - g(params)[n]) / 1e-5"
-        " for n in params}",
+        "    return product\n",
+        "    g = grad(loss); return lambda v: {n: (g({m: p + 1e-5 * v[m] for m, p in params.items()})[n] - g(params)[n]) / 1e-5"
+        " for n in params}\n",
         "tests/test_hessian.py::test_finite_differences_are_wrong_for_relu_and_this_is_not",
     ),
     (
@@ -49,22 +50,22 @@ MUTANTS = [
     (
         "sum over chunks instead of their mean",
         _HESSIAN,
-        "for part in loss) / len(loss)",
-        "for part in loss)",
+        "sum(part * to_vector(_hvp(loss, params)",
+        "sum(to_vector(_hvp(loss, params)",
         "tests/test_hessian.py::test_a_list_of_losses_means_their_mean",
     ),
     (
         "first chunk only",
         _HESSIAN,
-        "sum(_on_vectors(part, params)(v) for part in loss) / len(loss)",
-        "_on_vectors(loss[0], params)(v)",
+        "if len(parts) > 1:",
+        "if len(parts) > 1 and not parts:",
         "tests/test_hessian.py::test_a_list_of_losses_means_their_mean",
     ),
     (
         "trace from Gaussian probes",
         _HESSIAN,
-        'params), noise("probes", probes, params, seed).sign()\n    at_least("probes"',
-        'params), noise("probes", probes, params, seed)\n    at_least("probes"',
+        'params), noise("probes", probes, params, seed).sign()\n    require.whole("probes"',
+        'params), noise("probes", probes, params, seed)\n    require.whole("probes"',
         "tests/test_hessian.py::test_trace_of_a_diagonal_hessian_is_exact",
     ),
     (
@@ -98,8 +99,8 @@ MUTANTS = [
     (
         "smoothing of a fixed width",
         _HESSIAN,
-        "sigma = width * nodes.abs().amax().clamp(min=torch.finfo(nodes.dtype).tiny ** 0.5)",
-        "sigma = width * torch.ones_like(nodes.amax())",
+        "sigma = width * largest.masked_fill(largest == 0, 1)",
+        "sigma = width * torch.ones_like(largest)",
         "tests/test_hessian.py::test_smoothing_does_not_depend_on_the_scale_of_the_loss",
     ),
     (
@@ -126,8 +127,8 @@ MUTANTS = [
     (
         "blocks coupled by a vector of noise",
         _LANCZOS,
-        "beta = torch.where(stuck, 0, length)",
-        "beta = length",
+        "beta = torch.where(stuck, 0, size)",
+        "beta = size",
         "tests/test_hessian.py::test_breakdown_gives_repeated_and_zero_eigenvalues",
     ),
     (
@@ -150,6 +151,90 @@ MUTANTS = [
         "torch.linalg.eigh(torch.where(finite, matrix, 0))",
         "torch.linalg.eigh(matrix)",
         "tests/test_hessian.py::test_a_diverged_model_does_not_spoil_its_neighbours",
+    ),
+    (
+        "a loss that is random taken for one function",
+        _HESSIAN,
+        "    for loss, _ in parts:\n        pure.check(loss, params)\n",
+        "",
+        "tests/test_hessian.py::test_a_random_loss_is_refused_wherever_it_comes_from",
+    ),
+    (
+        "the product alone takes a random loss",
+        _HESSIAN,
+        "    pure.check(loss, params)\n    return _hvp",
+        "    return _hvp",
+        "tests/test_hessian.py::test_a_random_loss_is_refused_wherever_it_comes_from",
+    ),
+    (
+        "values not compared: only torch's random numbers are seen",
+        _PURE,
+        "elif not all(map(_alike, _leaves(first), _leaves(second))):",
+        "elif False:",
+        "tests/test_hessian.py::test_a_random_loss_is_refused_wherever_it_comes_from",
+    ),
+    (
+        "half precision accepted",
+        _PURE,
+        "if p.dtype not in (torch.float32, torch.float64):",
+        "if not p.is_floating_point():",
+        "tests/test_hessian.py::test_other_types_of_numbers_are_refused",
+    ),
+    (
+        "a loss of many numbers accepted",
+        _PURE,
+        "isinstance(value, Tensor) and value.ndim == 0",
+        "isinstance(value, Tensor)",
+        "tests/test_hessian.py::test_a_loss_is_one_number",
+    ),
+    (
+        "no second derivative of an LSTM in float32",
+        _HESSIAN,
+        'if "workspace" not in str(error):',
+        "if True:",
+        "tests/test_hessian.py::test_recurrent_networks_have_a_hessian_in_float32_too",
+    ),
+    (
+        "oneDNN left off",
+        _HESSIAN,
+        "torch.backends.mkldnn.enabled = enabled",
+        "pass",
+        "tests/test_hessian.py::test_recurrent_networks_have_a_hessian_in_float32_too",
+    ),
+    (
+        "chunks of unlike size count alike",
+        _PARAMS,
+        "return [(one, size / sum(sizes)) for",
+        "return [(one, 1 / len(sizes)) for",
+        "tests/test_hessian.py::test_chunks_of_unlike_size_count_by_their_points_or_class_weights",
+    ),
+    (
+        "losses alone of unlike size accepted",
+        _PARAMS,
+        "if known and max(known) > min(known) * (1 + 1e-6):",
+        "if False:",
+        "tests/test_params.py::test_the_mean_over_chunks_is_by_size",
+    ),
+    (
+        "class weights not counted",
+        _PARAMS,
+        "return weight[y].sum() if by_class else len(y)",
+        "return len(y)",
+        "tests/test_params.py::test_with_class_weights_a_chunk_counts_as_the_weights_of_its_labels",
+    ),
+    (
+        "norms that underflow in Lanczos",
+        _LANCZOS,
+        "import length, unit",
+        "import unit; length = lambda x: torch.linalg.vector_norm(x, dim=-1)",
+        "tests/test_hessian.py::test_small_and_large_curvatures_in_float32",
+    ),
+    (
+        "one type for all parameters",
+        _PARAMS,
+        "part.view(p.shape).to(p.dtype)",
+        "part.view(p.shape)",
+        "tests/test_params.py::test_a_vector_comes_back_in_the_types_of_the_parameters",
     ),
     (
         "a new start at every call",

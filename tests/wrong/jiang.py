@@ -84,6 +84,20 @@ MUTANTS = [
         "gap + 0.0002 * noise[0]",
         _M + "controls_are_the_gap_in_noise_and_noise",
     ),
+    (
+        "one point has a variance",
+        _MEASURES,
+        'require.whole("the number of points", len(x), least=2) // 2)',
+        "max(2, len(x)) // 2)",
+        _M + "measures_of_too_few_points_or_classes_are_refused",
+    ),
+    (
+        "random outputs are measured",
+        _MEASURES,
+        "    pure.check(loss, params)\n",
+        "",
+        _M + "measures_of_random_outputs_and_in_half_precision_are_refused",
+    ),
     ("tau-b", _RANKING, "* np.sqrt(untied[0]) * np.sqrt(untied[1]) / pairs", "", _R + "tau_is_the_mean_over_all_pairs"),
     (
         "seeds are compared",

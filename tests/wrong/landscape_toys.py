@@ -90,8 +90,8 @@ MUTANTS = [
     (
         "loss in training mode",
         _BATCHNORM,
-        "model.eval()",
-        "pass",
+        "            start.eval()\n            return",
+        "            return",
         "tests/test_batchnorm.py::test_recomputed_statistics_are_those_of_update_bn",
     ),
     (
@@ -184,5 +184,33 @@ MUTANTS = [
         "first.clamp(-1, 1)",
         "first",
         "tests/test_toys.py::test_double_well_attracts_nowhere_else",
+    ),
+    (
+        "a random loss is drawn",
+        _LANDSCAPE,
+        "        pure.repeated(loss, params)\n",
+        "        pass\n",
+        "tests/test_landscape.py::test_a_random_loss_has_no_landscape_and_one_of_plain_numbers_has",
+    ),
+    (
+        "statistics written into the net",
+        _BATCHNORM,
+        "fresh = {k: b.clone() for",
+        "fresh = {k: b for",
+        "tests/test_batchnorm.py::test_the_choice_matters_and_the_nets_stay_as_they_were",
+    ),
+    (
+        "the net left in evaluation mode",
+        _BATCHNORM,
+        "with pure.untouched(start), pure.eager():",
+        "with pure.eager():",
+        "tests/test_batchnorm.py::test_the_choice_matters_and_the_nets_stay_as_they_were",
+    ),
+    (
+        "NaN passes for a learning rate",
+        _TOYS,
+        'require.number("lr", lr, above=0)',
+        "assert not lr <= 0",
+        "tests/test_toys.py::test_numbers_that_are_none_are_refused",
     ),
 ]

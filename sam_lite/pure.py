@@ -1,0 +1,174 @@
+"""What makes a forward pass a pure function: it changes no model and no statistics, and draws no new random numbers."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from sam_lite import require
+
+RandomStates = dict[torch.device | None, Tensor]  # of the CPU (None) and of other devices
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Afterwards `model` holds what it held, whatever happens inside: its tensors, attributes, modes, lists and hooks.
+
+    What is written into its tensors stays: give copies of its buffers for it to write into.
+    `torch.func.functional_call` does not see to that alone. In a module that is reachable by two names it leaves the
+    tensors it was given (PyTorch, issue 164759), and a forward pass leaves what a module keeps for later: an LSTM its
+    weights in a row, the old spectral norm its weight, other modules a counter or a cache.
+    """
+    kept = []
+    for module in model.modules():
+        inside = [v for v in vars(module).values() if type(v) in (dict, list, set) or isinstance(v, dict) and v]
+        kept.append((vars(module), vars(module).copy(), [(v, v.copy()) for v in inside]))
+    try:
+        yield
+    finally:
+        for attributes, before, inside in kept:
+            for value, copy in [(attributes, before), *inside]:
+                value.clear()
+                value.extend(copy) if isinstance(value, list) else value.update(copy)
+
+
+@contextmanager
+def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
+    """Put the buffers (batch-norm statistics) of `modules` back at the end; by default of every module called inside.
+
+    They stay in training mode: the same function without its side effect.
+    """
+    before = {}  # module -> its buffers and their values, of every module that was met
+
+    def remember(module: nn.Module, _: object = None) -> None:
+        for m in () if module in before else module.modules():
+            before.setdefault(m, [(name, b, b.clone()) for name, b in m.named_buffers(recurse=False)])
+
+    hook = nn.modules.module.register_module_forward_pre_hook
+    try:
+        with hook(remember) if modules is None else nullcontext(), warnings.catch_warnings():
+            # what is compiled may call the hook once more, which changes nothing
+            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+            for module in modules or ():
+                remember(module)
+            yield
+    finally:
+        with torch.no_grad():
+            for module, buffers in before.items():
+                for name, buffer, value in buffers:
+                    setattr(module, name, buffer.copy_(value))
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise ValueError for a model that can only use its own tensors: TorchScript and DataParallel."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
+            raise require.error(
+                "model", "plain modules", f"{type(module).__name__} {name!r}", "use what it was made of"
+            )
+
+
+def eager() -> AbstractContextManager:
+    """Compiled code runs uncompiled inside: torch.compile would compile anew for every new tensor of parameters."""
+    if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():  # nothing is compiled, or all is being so
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def random_states(tensors: Iterable[Tensor]) -> RandomStates:
+    """Where the random numbers stand, on the CPU and on the devices of `tensors`; no device is waited for."""
+    devices = {tensor.device for tensor in tensors}
+    return _read([None, *(d for d in devices if hasattr(getattr(torch, d.type, None), "get_rng_state"))])
+
+
+@contextmanager
+def from_states(states: RandomStates) -> Iterator[None]:
+    """The random numbers that `states` stand for are drawn again; afterwards it goes on where it was."""
+    before = _read(states)
+    _set(states)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]) -> None:
+    """Raise ValueError unless sharpness and curvature have a meaning: of one number, not random, in full precision.
+
+    A loss of `loss_of` was looked at when it was made (`loss.checked`).
+    """
+    check_precision(params)
+    if not getattr(loss, "checked", False):
+        value = repeated(loss, params)
+        if not (isinstance(value, Tensor) and value.ndim == 0):
+            raise require.error(
+                "loss(params)", "a tensor of one number", getattr(value, "shape", value), "use the mean"
+            )
+
+
+def check_precision(params: dict[str, Tensor]) -> None:
+    """Raise ValueError for other types of numbers than float32 and float64: differences would be lost to rounding."""
+    for name, p in params.items():
+        if p.dtype not in (torch.float32, torch.float64):
+            raise require.error(f"params[{name!r}]", "float32 or float64", p.dtype, "use .float() on model and data")
+
+
+def repeated(loss: Callable[[dict[str, Tensor]], object], params: dict[str, Tensor], perhaps: str = "") -> object:
+    """loss(params), evaluated twice; ValueError if it draws random numbers, or gives two different values.
+
+    On a GPU and under `torch.vmap`, where a value cannot be read without waiting or not at all, only what is drawn is
+    looked at. The random state stays as it was.
+    """
+    before = random_states(params.values())
+    try:
+        with torch.no_grad():
+            first, after_first = loss(params), random_states(params.values())
+            second, after_second = loss(params), random_states(params.values())
+    finally:
+        _set(before)
+    if not all(map(torch.equal, after_first.values(), after_second.values())):
+        found = "draws random numbers"
+    elif not all(map(_alike, _leaves(first), _leaves(second))):
+        found = f"is {first} at first and then {second}"
+    else:
+        return first
+    raise ValueError(
+        f"loss must not be random, but {perhaps and perhaps + ': '}at the same parameters it {found}; call model.eval() first,"
+        " which turns dropout off, and use the same data for every evaluation"
+    )
+
+
+def _leaves(value: object) -> list:
+    if isinstance(value, dict | tuple):
+        return [leaf for part in (value.values() if isinstance(value, dict) else value) for leaf in _leaves(part)]
+    return [value]
+
+
+def _alike(a: object, b: object) -> bool:
+    """Whether two values differ by rounding at the most; True for those that cannot be read without waiting."""
+    try:
+        a, b = torch.as_tensor(a), torch.as_tensor(b)
+    except (RuntimeError, TypeError, ValueError):  # no numbers
+        return True
+    if a.device.type != "cpu":
+        return True
+    try:
+        tolerance = 1e3 * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
+        return torch.allclose(a, b, rtol=tolerance, atol=0.0, equal_nan=True)
+    except RuntimeError:  # one of many under vmap
+        return True
+
+
+def _read(devices: Iterable[torch.device | None]) -> RandomStates:
+    return {d: torch.get_device_module(d).get_rng_state(d) if d else torch.get_rng_state() for d in devices}
+
+
+def _set(states: RandomStates) -> None:
+    for device, state in states.items():
+        if device:
+            torch.get_device_module(device).set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
