@@ -2,7 +2,7 @@
 
 _TRAIN, _CHECKPOINT = "sam_lite/train.py", "sam_lite/checkpoint.py"
 _ENSEMBLE, _STACKED = "sam_lite/ensemble.py", "sam_lite/stacked.py"
-_DATA, _MODELS = "sam_lite/data.py", "sam_lite/models.py"
+_DATA, _MODELS, _IMAGES = "sam_lite/data.py", "sam_lite/models.py", "sam_lite/images.py"
 
 MUTANTS = [
     (
@@ -309,8 +309,8 @@ MUTANTS = [
     (
         "test points change the training points",
         _DATA,
-        'for name, n in (("n_train", n_train), ("n_test", n_test)):\n        check_size(name, n)\n        y',
-        'for name, n in (("n_test", n_test), ("n_train", n_train)):\n        check_size(name, n)\n        y',
+        'for n in (require.whole("n_train", n_train), require.whole("n_test", n_test)):',
+        'for n in (require.whole("n_test", n_test), require.whole("n_train", n_train)):',
         "tests/test_data.py::test_mnist1d_training_points_depend_on_the_seed_alone",
     ),
     (
@@ -330,15 +330,36 @@ MUTANTS = [
     (
         "the same weights for all seeds",
         _MODELS,
-        "manual_seed(seed)",
+        "manual_seed(require.seed(seed))",
         "manual_seed(0)",
         "tests/test_models.py::test_build_repeats_and_leaves_the_global_generator_alone",
     ),
     (
         "activation after the last layer",
         _MODELS,
-        "return nn.Sequential(*layers, nn.Linear(sizes[-1], n_out))",
+        'return nn.Sequential(*layers, nn.Linear(sizes[-1], require.whole("n_out", n_out)))',
         "return nn.Sequential(*layers, nn.Linear(sizes[-1], n_out), ACTIVATIONS[activation]())",
         "tests/test_models.py::test_mlp_computes_what_it_says",
+    ),
+    (
+        "widths of NumPy refused",
+        _MODELS,
+        'require.whole(f"widths[{i}]", width) for i, width in enumerate(widths)',
+        "{int: lambda w: w}[type(width)](width) for width in widths",
+        "tests/test_models.py::test_sizes_may_come_from_numpy_torch_and_a_table",
+    ),
+    (
+        "an IDX file of floats read as bytes",
+        _IMAGES,
+        "if list(content[:4]) != magic:",
+        "if list(content[3:4]) != magic[3:]:",
+        "tests/test_data.py::test_a_foreign_file_says_what_it_is_not",
+    ),
+    (
+        "an IDX file that is too long goes through",
+        _IMAGES,
+        "if len(content) != start",
+        "if len(content) < start",
+        "tests/test_data.py::test_a_foreign_file_says_what_it_is_not",
     ),
 ]
