@@ -22,6 +22,7 @@ NAMED = {
     "study": {"cpu"},
     "models": {"cpu"},
     "checkpoint": {"cpu"},
+    "require": {"cpu"},
 }
 
 

@@ -1,6 +1,7 @@
 """Wrong training, of one model or many: (name, file, right, wrong, a test that must fail)."""
 
 _TRAIN, _CHECKPOINT = "sam_lite/train.py", "sam_lite/checkpoint.py"
+_CALLBACKS, _DESCRIBE = "sam_lite/callbacks.py", "sam_lite/describe.py"
 _ENSEMBLE, _STACKED = "sam_lite/ensemble.py", "sam_lite/stacked.py"
 _DATA, _MODELS, _IMAGES = "sam_lite/data.py", "sam_lite/models.py", "sam_lite/images.py"
 
@@ -22,7 +23,7 @@ MUTANTS = [
     (
         "dropout does not follow the seed",
         _TRAIN,
-        "            generator.manual_seed(seed)",
+        "            generator.manual_seed(require.seed(seed))",
         "            generator.manual_seed(0)",
         "tests/test_train.py::test_with_equal_points_only_dropout_tells_seeds_apart",
     ),
@@ -30,7 +31,7 @@ MUTANTS = [
         "scheduler never steps",
         _TRAIN,
         "                    scheduler.step()",
-        "                    pass",
+        "                    batch.step += 0",
         "tests/test_train.py::test_the_scheduler_steps_with_every_step",
     ),
     (
@@ -50,23 +51,24 @@ MUTANTS = [
     (
         "NaN reaches the weights",
         _TRAIN,
-        "            raise FloatingPointError",
+        "            raise _NotFinite",
         "            pass",
         "tests/test_train.py::test_a_nan_in_the_first_batch_leaves_the_weights[momentum]",
     ),
     (
         "accuracy and loss in training mode",
         _TRAIN,
-        "with _mode(model, False), torch.no_grad():\n        for",
-        "with torch.no_grad():\n        for",
+        "with _mode(model, False), torch.no_grad():\n        outputs =",
+        "with torch.no_grad():\n        outputs =",
         "tests/test_train.py::test_evaluate_in_chunks_is_evaluate",
     ),
     (
         "chunks of evaluation count alike",
         _TRAIN,
-        "* len(xs) / len(x)",
-        "/ len(x.split(chunk))",
-        "tests/test_train.py::test_evaluate_in_chunks_is_evaluate",
+        "return float(criterion(outputs, y)),",
+        "parts = zip(outputs.split(chunk), y.split(chunk), strict=True)\n"
+        "        return sum(float(criterion(a, b)) * len(a) for a, b in parts) / len(x),",
+        "tests/test_train.py::test_the_loss_is_that_of_all_points_whatever_the_criterion[class weights]",
     ),
     (
         "frozen statistics thaw",
@@ -78,14 +80,14 @@ MUTANTS = [
     (
         "a step of SAM counted as one gradient",
         _TRAIN,
-        '{"step": step, "gradients": gradients}\n                    rows',
-        '{"step": step, "gradients": step}\n                    rows',
+        '"gradients": self.gradients}',
+        '"gradients": self.step}',
         "tests/test_train.py::test_sam_evaluates_two_gradients_a_step_and_moves_batch_statistics_once",
     ),
     (
         "batches start again on resume",
         _TRAIN,
-        "islice(_stream(data, batch_size, seed), step, None)",
+        "islice(_stream(data, batch_size, seed), batch.step, None)",
         "islice(_stream(data, batch_size, seed), 0, None)",
         "tests/test_train.py::test_interrupted_and_resumed_is_uninterrupted[sgd-False]",
     ),
@@ -106,9 +108,122 @@ MUTANTS = [
     (
         "file overwritten in place",
         _CHECKPOINT,
-        'unfinished = path.with_name(path.name + ".tmp")',
+        'unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")',
         "unfinished = path",
         "tests/test_train.py::test_a_crash_while_writing_keeps_the_old_file",
+    ),
+    (
+        "NumPy's numbers written as they are",
+        _CHECKPOINT,
+        "state.item() if isinstance(state, np.generic) else state",
+        "state",
+        "tests/test_train.py::test_the_same_settings_in_other_numbers_and_places_go_on",
+    ),
+    (
+        "a state that cannot be read again is written",
+        _CHECKPOINT,
+        "        torch.load(unfinished,",
+        "        len(unfinished.name) or torch.load(unfinished,",
+        "tests/test_train.py::test_a_state_that_could_not_be_read_again_is_named_when_it_is_written",
+    ),
+    (
+        "resumed as another ascent",
+        _CHECKPOINT,
+        "        told = {name: say(value)",
+        "        told = {name: say(value) if not callable(value) else name",
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[ascent]",
+    ),
+    (
+        "resumed with another period of SAM",
+        _CHECKPOINT,
+        "for kind, part in _wrapped(optimizer).items():\n",
+        "for kind, part in _wrapped(optimizer).items():\n        vars(part).pop('every', None)\n",
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[every]",
+    ),
+    (
+        "resumed with another schedule",
+        _CHECKPOINT,
+        "say(value) for name, value in settings_in(scheduler).items()",
+        "name for name in settings_in(scheduler)",
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[length of the schedule]",
+    ),
+    (
+        "resumed with another criterion",
+        _TRAIN,
+        '"criterion": criterion}',
+        '"criterion": ""}',
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[criterion]",
+    ),
+    (
+        "resumed with parameters in another order",
+        _CHECKPOINT,
+        'names[id(p)] for p in group["params"]',
+        'sorted(names[id(p)] for p in group["params"])',
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[order of parameters]",
+    ),
+    (
+        "resumed on other data",
+        _CHECKPOINT,
+        "say(values) for name, values in data._asdict().items()",
+        "str(values.shape) for name, values in data._asdict().items()",
+        "tests/test_train.py::test_other_values_of_the_data_are_another_run[x_train]",
+    ),
+    (
+        "resumed by another version of torch",
+        _CHECKPOINT,
+        'torch.__version__.partition("+")[0]',
+        '"2"',
+        "tests/test_train.py::test_a_file_of_another_version_is_named_as_such[torch-2.12.1]",
+    ),
+    (
+        "weights of a criterion do not count",
+        _DESCRIBE,
+        "outside |= {name: function.__globals__[name] for name in sorted(known)}",
+        "outside = {name: function.__globals__[name] for name in sorted(known)}",
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[class weights]",
+    ),
+    (
+        "another kind of file called damaged",
+        _CHECKPOINT,
+        'torn = not start or (b"data.pkl" in start and not isinstance(error, pickle.UnpicklingError))',
+        "torn = True",
+        "tests/test_train.py::test_another_kind_of_file_is_refused_and_stays[csv]",
+    ),
+    (
+        "a folder read as a file",
+        _CHECKPOINT,
+        "if not path.is_file():",
+        "if False:",
+        "tests/test_train.py::test_a_folder_is_no_checkpoint",
+    ),
+    (
+        "what is recorded twice is overwritten",
+        _CALLBACKS,
+        "if not isinstance(name, str) or name in reserved:",
+        "if not isinstance(name, str):",
+        "tests/test_train.py::test_what_record_may_not_return_is_said_at_once_and_no_training_is_lost[found3-the name of what "
+        "record returns must be a word other than step, epoch, .*, got 'step']",
+    ),
+    (
+        "an error takes the records away",
+        _CALLBACKS,
+        "error.so_far = so_far()",
+        "error.so_far = None",
+        "tests/test_train.py::test_an_error_of_the_user_takes_the_records_with_it[record]",
+    ),
+    (
+        "a bar of unknown length counted as none",
+        _CALLBACKS,
+        "    if progress is None:",
+        "    if not made:",
+        "tests/test_train.py::test_tqdm_counts_a_training_of_unknown_length",
+    ),
+    (
+        "a scheduler of another optimizer",
+        _TRAIN,
+        'if getattr(scheduler, "optimizer", optimizer).param_groups is not optimizer.param_groups:',
+        "if False:",
+        "tests/test_train.py::test_a_scheduler_is_one_of_this_optimizer_that_needs_no_value",
     ),
     (
         "the same batches for all seeds",
