@@ -20,6 +20,8 @@ def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(require.seed(seed))
         model = make()
+    if not isinstance(model, nn.Module):
+        raise require.error("make", "a function that builds a model", model, "has it a `return`?")
     if any(p.device.type != "cpu" for p in model.parameters()):
         raise ValueError(
             "make must build on the CPU, where the seed gives the same weights always; then use .to(device)"

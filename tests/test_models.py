@@ -121,6 +121,12 @@ def test_build_puts_the_generator_back_after_an_error():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("made", [None, mlp])
+def test_build_refuses_what_is_no_model(made):
+    with pytest.raises(ValueError, match="make must be a function that builds a model, got .*; has it a `return`"):
+        build(lambda: made, 0)
+
+
 def test_build_refuses_another_device():
     with pytest.raises(ValueError, match=r"make must build on the CPU.*then use \.to\(device\)"):
         build(lambda: mlp(3, [4], 2).to("meta"), 0)
