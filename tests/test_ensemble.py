@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from sam_lite import stacked
+from sam_lite import sam, stacked
 from sam_lite.data import Data, batches
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
@@ -396,8 +396,12 @@ def as_vmap(make):
 
 
 @pytest.mark.parametrize("make", [MAKE, as_vmap(MAKE)], ids=["chain", "vmap"])
-@pytest.mark.parametrize("settings", [{}, {"rho": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}], ids=str)
-@pytest.mark.parametrize("frozen", [("0.weight", "0.bias"), ("2.bias",), ("4.weight", "4.bias", "2.weight")], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"rho": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}], ids=["sgd", "sam", "momentum"]
+)
+@pytest.mark.parametrize(
+    "frozen", [("0.weight", "0.bias"), ("2.bias",), ("4.weight", "4.bias", "2.weight")], ids=["first", "bias", "last"]
+)
 def test_what_make_freezes_stays_bit_by_bit_and_the_rest_learns_as_in_train(make, settings, frozen):
     data, make = cloud(), freezing(*frozen, make=make)
     many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, steps=20, **settings)
@@ -447,8 +451,10 @@ def sentences():
     return Data(x[:60], y[:60], x[60:], y[60:])
 
 
-@pytest.mark.parametrize("settings", [{}, {"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=str)
-@pytest.mark.parametrize("inner", [None, nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(
+    "settings", [{}, {"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=["plain", "padding", "frequency"]
+)
+@pytest.mark.parametrize("inner", [None, nn.LSTM, nn.GRU, nn.RNN], ids=["mean", "LSTM", "GRU", "RNN"])
 def test_words_and_recurrent_layers_learn_as_in_train(inner, settings):
     make, data = partial(OfTokens, inner, **settings), sentences()
     many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, momentum=0.9, rho=0.1, steps=20)
@@ -815,6 +821,38 @@ def test_sam_climbs_and_descends_with_the_same_masks():
     reference = sam_gradient(masked, start, 0.1)[0]
     moved = {name: (start[name] - many.params[name][0]) / 0.1 for name in start}
     torch.testing.assert_close(moved, {k: g.detach() for k, g in reference.items()}, rtol=0, atol=1e-10)
+
+
+class Masked(nn.Module):
+    """Dropout with given masks: the next one for each new random number, the same for the same one."""
+
+    def __init__(self, masks):
+        super().__init__()
+        self.masks, self.known = masks, {}
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        drawn = torch.rand(()).item()
+        if drawn not in self.known:
+            self.known[drawn] = self.masks.pop(0)
+        return x * self.known[drawn]
+
+
+@pytest.mark.skipif(not hasattr(sam, "pure"), reason="SAM.step draws anew in its second pass")
+def test_with_dropout_and_sam_a_member_is_what_train_makes_of_it(monkeypatch):
+    """SAM's two passes drop the same units, here and there."""
+    true, seen = stacked.dropout, []
+    monkeypatch.setattr(stacked, "dropout", lambda *args: (seen.append(true(*args)), seen[-1])[1])
+    data, settings = cloud(), dict(batch_size=8, steps=7)  # one epoch: later ones have other batches, after other draws
+    many = train_ensemble(MAKE, data, seeds=[3], lr=0.1, rho=0.2, dropout=0.4, **settings)
+    first, relu, second, _, last = build(MAKE, 3).double()
+    layers = [Masked([masks[i][0] for masks in seen]) for i in range(2)]
+    model = nn.Sequential(first, relu, layers[0], second, relu, layers[1], last)
+    train(model, data, SAM(SGD(model.parameters(), lr=0.1), rho=0.2), seed=3, **settings)
+    expected = dict(zip(many.params, params_of(model).values(), strict=True))
+    torch.testing.assert_close(member(many.params, 0), expected, rtol=0, atol=1e-12)
+    assert len(seen) == 7 and not any(layer.masks for layer in layers)
 
 
 def test_dropout_needs_a_chain_with_relu():

@@ -233,7 +233,7 @@ MUTANTS = [
     ),
     (
         "the same start for all seeds",
-        _ENSEMBLE,
+        _STARTING,
         "_weights(build(make, seed), model)",
         "_weights(build(make, seeds[0]), model)",
         "tests/test_ensemble.py::test_each_member_follows_the_path_it_would_take_alone[sgd]",
@@ -483,7 +483,7 @@ MUTANTS = [
         "for name, g in back(*args).items() if name in learned",
         "for name, g in back(*args).items()",
         "tests/test_ensemble.py::test_what_make_freezes_stays_bit_by_bit_and_the_rest_learns_as_in_train"
-        "[frozen0-settings0-chain]",
+        "[first-sgd-chain]",
     ),
     (
         "what is frozen learns by vmap",
@@ -491,14 +491,14 @@ MUTANTS = [
         "[name for name, p in model.named_parameters() if p.requires_grad]",
         "[name for name, p in model.named_parameters()]",
         "tests/test_ensemble.py::test_what_make_freezes_stays_bit_by_bit_and_the_rest_learns_as_in_train"
-        "[frozen0-settings0-vmap]",
+        "[first-sgd-vmap]",
     ),
     (
         "tokens made into floats of their own kind",
         _STARTING,
         "if data.x_train.is_floating_point() else {}",
         "if True else {}",
-        "tests/test_ensemble.py::test_words_and_recurrent_layers_learn_as_in_train[None-settings0]",
+        "tests/test_ensemble.py::test_words_and_recurrent_layers_learn_as_in_train[mean-plain]",
     ),
     (
         "hooks passed over",
