@@ -23,7 +23,7 @@ def settings_of(model, data, optimizer, scheduler, **others) -> dict[str, str]:
     say = partial(words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer, scheduler))))
     found = {"format": FORMAT, "torch": torch.__version__.partition("+")[0]}
     found |= {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}  # functions are compared by byte code
-    found |= {name: say(value) for name, value in others.items()}
+    found |= {name: say(value) for name, value in others.items()} | _layers(model)
     for kind, part in _wrapped(optimizer).items():
         found[kind] = type(part).__name__
         told = {name: say(value) for name, value in settings_in(part).items() if not isinstance(value, Optimizer)}
@@ -36,7 +36,6 @@ def settings_of(model, data, optimizer, scheduler, **others) -> dict[str, str]:
         which = f" of group {i}" if len(optimizer.param_groups) > 1 else ""
         found |= {name + which: say(value) for name, value in _at_first(group).items()}
         found["parameters of the optimizer" + which] = "\n".join(names[id(p)] for p in group["params"])
-    found |= _layers(model)
     return found | {name: say(values) for name, values in data._asdict().items()}
 
 

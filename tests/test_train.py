@@ -729,7 +729,7 @@ ANOTHER = {  # what the file was made with, what goes on with it, and what the r
     "p of the ascent": (
         {"optimizer": lambda m: SAM(sgd(m, 0.05), 0.1, ascent=p_ascent(3))},
         {"optimizer": lambda m: SAM(sgd(m, 0.05), 0.1, ascent=p_ascent(4))},
-        "ascent p_ascent",
+        "ascent .*p_ascent",
     ),
     "no SAM": ({}, {"optimizer": lambda m: sgd(m, 0.05)}, "optimizer SAM instead of SGD"),
     "weight decay": ({}, {"optimizer": lambda m: SAM(sgd(m, 0.05, weight_decay=0.1), 0.1)}, "weight_decay 0 instead"),
@@ -765,7 +765,7 @@ ANOTHER = {  # what the file was made with, what goes on with it, and what the r
     "order of layers": (
         {"make": SWAPPED[0], "optimizer": lambda m: sgd(m, momentum=0.9)},
         {"make": SWAPPED[1], "optimizer": lambda m: sgd(m, momentum=0.9)},
-        "parameters of the optimizer a.weight instead of b.weight",
+        r"model \(a\): Linear.* instead of \(b\): Linear",
     ),
     "groups": (
         {
