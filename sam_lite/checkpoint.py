@@ -1,58 +1,108 @@
-"""A training on disk: written at once or not at all, and gone on with exactly."""
+"""A training on disk: written at once or not at all, and gone on with exactly, as the training that it was."""
 
 import os
 import pickle
-import zlib
+import sys
+import warnings
+from collections import Counter, OrderedDict
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.optim import Optimizer
+
+from sam_lite import require
+from sam_lite.describe import settings_in, without_addresses, words
+
+FORMAT = "2"  # of the file; earlier ones had none
 
 
-def settings_of(data, optimizer, scheduler, batch_size: int, seed: int, autocast: bool) -> dict:
-    """What must be the same for a training to go on; its end, `steps` or `stop_loss`, may be another."""
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    groups = [group | {"lr": group.get("initial_lr", group["lr"])} for group in groups]  # as before any schedule
-    inner = getattr(optimizer, "base_optimizer", optimizer)  # a wrapper's, such as SAM's
-    names = {"optimizer": type(optimizer).__name__, "base": type(inner).__name__, "scheduler": type(scheduler).__name__}
-    numbers = {"batch_size": batch_size, "seed": seed, "autocast": autocast}
-    labels = zlib.crc32(data.y_train.cpu().numpy().tobytes())
-    return (
-        names
-        | numbers
-        | {
-            "rho": getattr(optimizer, "rho", None),
-            "groups": repr(groups),
-            "x_train": tuple(data.x_train.shape),
-            "checksum of y_train": labels,
-        }
-    )
+def settings_of(model, data, optimizer, scheduler, **others) -> dict[str, str]:
+    """In words, what must be the same for a training to go on; its end, `steps` or `stop_loss`, may be another."""
+    say = partial(words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer, scheduler))))
+    found = {"format": FORMAT, "torch": torch.__version__.partition("+")[0]}
+    found |= {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}  # functions are compared by byte code
+    found |= {name: say(value) for name, value in others.items()} | _layers(model)
+    for kind, part in _wrapped(optimizer).items():
+        found[kind] = type(part).__name__
+        told = {name: say(value) for name, value in settings_in(part).items() if not isinstance(value, Optimizer)}
+        found |= {f"{name} of the {kind}" if name in found else name: value for name, value in told.items()}
+    found["scheduler"] = "None" if scheduler is None else type(scheduler).__name__
+    if scheduler is not None:
+        found |= {f"{name} of the scheduler": say(value) for name, value in settings_in(scheduler).items()}
+    names = {id(p): name for name, p in model.named_parameters()}
+    for i, group in enumerate(optimizer.param_groups):
+        which = f" of group {i}" if len(optimizer.param_groups) > 1 else ""
+        found |= {name + which: say(value) for name, value in _at_first(group).items()}
+        found["parameters of the optimizer" + which] = "\n".join(names[id(p)] for p in group["params"])
+    return found | {name: say(values) for name, values in data._asdict().items()}
+
+
+def _wrapped(optimizer: Optimizer) -> dict[str, Optimizer]:
+    """The optimizer and, if it is a wrapper such as SAM, its base, and the base of that."""
+    found, inner = {"optimizer": optimizer}, optimizer
+    while inner := next((v for v in settings_in(inner).values() if isinstance(v, Optimizer)), None):
+        found["base " * (len(found) - 1) + "base"] = inner
+    return found
+
+
+def _at_first(group: dict) -> dict:
+    """The settings of a group of parameters as they were before any schedule."""
+    moving = {"params", "param_names", "initial_lr"}
+    moving |= {"momentum", "betas"} if "base_momentum" in group else set()  # which OneCycleLR and CyclicLR move
+    return {k: v for k, v in group.items() if k not in moving} | {"lr": group.get("initial_lr", group["lr"])}
+
+
+def _layers(model: torch.nn.Module) -> dict[str, str]:
+    parameters = model.named_parameters()
+    shapes = [f"{k} {tuple(p.shape)} {p.dtype}{'' if p.requires_grad else ' frozen'}" for k, p in parameters]
+    resting = [name for name, layer in model.named_modules() if model.training and not layer.training]
+    return {
+        "model": f"{type(model).__qualname__}\n{without_addresses(repr(model))}",
+        "parameters of the model": "\n".join(shapes),
+        "layers in evaluation mode": ", ".join(resting) or "none",
+    }
 
 
 def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generator], rows: list[dict]) -> None:
-    """Write the states of `parts` (model, optimizer, scheduler) and generators, and the rows recorded so far."""
-    states = {name: part.state_dict() for name, part in parts.items()}
+    """Write the states of `parts` (model, optimizer, scheduler) and generators, and the rows recorded so far.
+
+    Raises ValueError for a state that could not be read again; the file that was there stays.
+    """
+    states = {name: _plain(part.state_dict()) for name, part in parts.items()}
     random = [generator.get_state() for generator in generators]
-    unfinished = path.with_name(path.name + ".tmp")
-    torch.save({"settings": settings, "states": states, "random": random, "rows": rows}, unfinished)
-    os.replace(unfinished, path)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save({"settings": settings, "states": states, "random": random, "rows": _plain(rows)}, unfinished)
+        torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)
+        os.replace(unfinished, path)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint {path} can hold numbers, words and tensors, but a state of the {', '.join(parts)} has others, "
+            f"which could not be read again: {error}"
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
-def resume(path: Path, settings: dict, parts: dict, generators: list[torch.Generator]) -> list[dict]:
+def resume(path: Path, settings: dict, parts: dict, generators: list, steps: int | None = None) -> list[dict]:
     """Put `parts` and generators in the states of the file; returns its rows.
 
-    Raises ValueError for a damaged file, and for one of a training with other settings.
+    Raises ValueError, and changes nothing, for a file that cannot be read, and for one of a training with other
+    settings or beyond `steps`.
     """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        old, states, random, rows = (saved[key] for key in ("settings", "states", "random", "rows"))
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint {path} is damaged; delete it to start again: {error}") from error
-    for key, value in settings.items():
-        if old.get(key) != value:
+    saved = _read(path)
+    old, states, random, rows = (saved[key] for key in ("settings", "states", "random", "rows"))
+    for key in dict.fromkeys([*settings, *old]):
+        if (before := old.get(key, "none")) != (now := settings.get(key, "none")):
+            before, now = _where_they_part(before, now)
             raise ValueError(
-                f"checkpoint {path} was saved with other settings, {key} {old.get(key)} instead of {value}; "
+                f"checkpoint {path} was saved with other settings, {key} {before} instead of {now}; "
                 "use those, or name another file"
             )
+    if steps and rows[-1]["step"] > steps:
+        raise ValueError(f"checkpoint {path} is at step {rows[-1]['step']}, beyond steps={steps}; name another file")
     for name, part in parts.items():
         try:
             part.load_state_dict(states[name])
@@ -61,3 +111,41 @@ def resume(path: Path, settings: dict, parts: dict, generators: list[torch.Gener
     for generator, state in zip(generators, random, strict=False):  # fewer when it was saved on a CPU
         generator.set_state(state)
     return rows
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise require.error("checkpoint", "a file", str(path), f"name one in it, such as {path / 'run.pt'}")
+    another = "name another file, or move this one away to start again"
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of other kinds of file
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        with open(path, "rb") as file:
+            start = file.read(512)
+        torn = not start or (b"data.pkl" in start and not isinstance(error, pickle.UnpicklingError))
+        what = "is cut off or damaged" if torn else "is not a file that `train` has written"
+        raise ValueError(f"checkpoint {path} {what}; {another}: {error}") from error
+    if not (isinstance(saved, dict) and {"settings", "states", "random", "rows"} <= saved.keys()):
+        raise ValueError(f"checkpoint {path} is not a file that `train` has written; {another}")
+    if (there := saved["settings"].get("format", "1")) != FORMAT:
+        raise ValueError(f"checkpoint {path} was written in format {there}, and this version reads {FORMAT}; {another}")
+    return saved
+
+
+def _where_they_part(before: str, now: str) -> tuple[str, str]:
+    """Of two texts of many lines the first that differ."""
+    lines = [text.splitlines() for text in (before, now)]
+    at = next((i for i, (a, b) in enumerate(zip(*lines, strict=False)) if a != b), min(map(len, lines)))
+    return tuple(text[at].strip() if at < len(text) else "nothing" for text in lines)
+
+
+def _plain(state: object) -> object:
+    """The same with Python's numbers for NumPy's, which torch would write but not read again."""
+    if type(state) in (dict, Counter) or (type(state) is OrderedDict and not hasattr(state, "_metadata")):
+        return type(state)({_plain(key): _plain(value) for key, value in state.items()})
+    if type(state) in (list, tuple):
+        return type(state)(map(_plain, state))
+    return state.item() if isinstance(state, np.generic) else state

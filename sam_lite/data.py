@@ -6,13 +6,12 @@ labels are int64. `seed` says which points; the same seed gives the same points 
 
 import math
 from collections.abc import Iterator
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sam_lite import images
+from sam_lite import images, require
 
 
 class Data(NamedTuple):
@@ -60,10 +59,9 @@ def mnist1d(n_train: int = 1000, n_test: int = 3000, *, seed: int = 0) -> Data:
     is a fresh sample, train and test are independent draws, and the training points do not depend on `n_test`: ask for
     100,000 test points to measure the true loss. Classes are equally frequent, up to one, in both parts.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(require.seed(seed))
     parts = []
-    for name, n in (("n_train", n_train), ("n_test", n_test)):
-        check_size(name, n)
+    for n in (require.whole("n_train", n_train), require.whole("n_test", n_test)):
         y = (torch.arange(n) % 10)[torch.randperm(n, generator=generator)]
         parts += [torch.cat([_signals(chunk, generator) for chunk in y.split(50_000)]), y]
     return _standardised(*parts)
@@ -120,8 +118,8 @@ def digits(n_train: int = 1000, n_test: int | None = None, *, seed: int = 0) -> 
     from sklearn.datasets import load_digits
 
     x, y = (torch.from_numpy(a) for a in load_digits(return_X_y=True))
-    check_size("n_train", n_train, len(x) - 1)
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    n_train = require.whole("n_train", n_train, most=len(x) - 1)
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(require.seed(seed)))
     train, test = chosen[:n_train], chosen[n_train:]
     return _subset(x[train], y[train], x[test], y[test], None, n_test, seed)
 
@@ -146,9 +144,9 @@ def cifar10(n_train=None, n_test=None, *, folder=None, seed=0, download=False) -
 
 def _subset(x_train, y_train, x_test, y_test, n_train, n_test, seed) -> Data:
     """Random images of each part, bytes of (n, *features), as Data."""
-    generator, parts = torch.Generator().manual_seed(seed), []
+    generator, parts = torch.Generator().manual_seed(require.seed(seed)), []
     for name, x, y, n in (("n_train", x_train, y_train, n_train), ("n_test", x_test, y_test, n_test)):
-        check_size(name, n := len(x) if n is None else n, len(x))
+        n = len(x) if n is None else require.whole(name, n, most=len(x))
         chosen = torch.randperm(len(x), generator=generator)[:n]
         parts += [x[chosen].float(), y[chosen].long()]
     return _standardised(*parts)
@@ -160,22 +158,16 @@ def _standardised(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tens
     return Data(x_train.sub_(mean).div_(std), y_train, x_test.sub_(mean).div_(std), y_test)
 
 
-def check_size(name: str, n: int, available: float = math.inf) -> None:
-    if not isinstance(n, Integral) or isinstance(n, bool) or not 1 <= n <= available:
-        allowed = ">= 1" if available == math.inf else f"from 1 to {available}"
-        raise ValueError(f"{name} must be an integer {allowed}, got {n!r}")
-
-
 def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """One epoch in random order: the indices of each batch, (batch_size,) int64 on the CPU; no incomplete batch."""
-    check_size("batch_size", batch_size, n)
+    batch_size = require.whole("batch_size", batch_size, most=n)
     return iter(torch.randperm(n, generator=generator)[: n // batch_size * batch_size].split(batch_size))
 
 
-def best_device(name: str | None = None) -> torch.device:
+def best_device(name: str | torch.device | None = None) -> torch.device:
     """The device called `name`, such as "cuda:1", or the best there is: cuda, then cpu. "mps" by name only: no float64."""
     n = {"cuda": torch.cuda.device_count(), "cpu": 1, "mps": int(torch.backends.mps.is_available())}
-    kind, _, index = (name or next(k for k in n if n[k])).partition(":")
-    if kind not in n or int(index or 0) >= n[kind]:
+    kind, _, index = str(name or next(k for k in n if n[k])).partition(":")
+    if kind not in n or not (index or "0").isdecimal() or int(index or 0) >= n[kind]:
         raise ValueError(f"device must be one of {', '.join(k for k in n if n[k])} on this machine, got {name!r}")
     return torch.device(name or kind)

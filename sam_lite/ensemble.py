@@ -7,8 +7,9 @@ them. Each keeps its own seed, batches, learning rate, momentum, weight decay an
 """
 
 import math
-from collections.abc import Callable, Sequence
-from operator import index
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -17,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from sam_lite import stacked
-from sam_lite.data import Data, batches, check_size
-from sam_lite.models import build
-from sam_lite.params import Params, add, count, params_of, stack
+from sam_lite import callbacks, require, stacked, starting
+from sam_lite.data import Data, batches
+from sam_lite.params import Params, add, count
 from sam_lite.sam import ascent as steepest_ascent
 
+COLUMNS = ["model", "step", "epoch", "gradients", "train_loss", "train_acc", "test_loss", "test_acc"]
+RESERVED = [*COLUMNS, "status", "seed", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "rho", "dropout"]
 CACHE_BYTES = 4_000_000  # weights trained together on a CPU: about what its caches hold
 
 
@@ -61,79 +63,116 @@ def train_ensemble(
 ) -> Ensemble:
     """Train one model for each seed, all at once.
 
-    make: builds one model, without batch norm or dropout. start: initial weights instead, name -> (n_models, *shape).
-    lr, momentum, weight_decay (part of the gradient, as in torch's SGD and Adam), rho (0: no SAM) and dropout (of the
-    hidden units of ReLU chains): one number, or one per model. optimizer: "sgd" or "adam". schedule(step), step = 0, 1,
-    ..., multiplies lr.
+    make: builds one model, without batch norm or dropout; what it freezes (`requires_grad=False`) stays as it is. start:
+    initial weights instead, name -> (n_models, *shape). lr, momentum, weight_decay (part of the gradient, as in torch's
+    SGD and Adam), rho (0: no SAM) and dropout (of the hidden units of ReLU chains; SAM climbs and descends with the same
+    masks): one number, or one per model. optimizer: "sgd" or "adam". schedule(step), step = 0, 1, ..., multiplies lr.
     Every `check_every` steps (default: an epoch, at least 25) a model with training loss <= `stop_loss` is frozen
-    (status "stop_loss"), and so is one whose loss is not finite ("diverged"); the others end after `steps` ("steps").
-    Every `record_every` steps and at its end a model gets a row in `records`: losses, accuracies, and what
-    `record(params, members)` returns, (n,) each, for the n models numbered `members`. progress: such as tqdm, counts
-    models that ended. chunk: models trained together; default: what a CPU's caches hold, all of them on a GPU.
+    (status "stop_loss"), and so is one whose loss is not finite ("diverged"); the others end after `steps` ("steps"), or
+    by an interrupt as they are then ("stopped", without losses). Every `record_every` steps and at its end a model gets a
+    row in `records`: losses, accuracies, and the dict `record(params, members)`, (n,) each, for the n models numbered
+    `members`. An error, such as one in `record`, has what was done until then as its `so_far`. progress: such as tqdm,
+    counts models that ended. chunk: models trained together; default: what a CPU's caches hold, all of them on a GPU.
     """
-    seeds = _checked_seeds(seeds)
+    seeds = starting.seeds_of(seeds)
     n_models, n_train = len(seeds), len(data.x_train)
-    counts = {"steps": steps, "check_every": check_every, "record_every": record_every, "chunk": chunk}
-    _check(make, batch_size, n_train, stop_loss, optimizer, **counts)
-    hyper = {
-        "lr": _per_model("lr", lr, n_models, "> 0", lambda v: v > 0),
-        "momentum": _per_model("momentum", momentum, n_models, "in [0, 1)", lambda v: 0 <= v < 1),
-        "weight_decay": _per_model("weight_decay", weight_decay, n_models, ">= 0", lambda v: v >= 0),
-        "rho": _per_model("rho", rho, n_models, ">= 0", lambda v: v >= 0),
-        "dropout": _per_model("dropout", dropout, n_models, "in [0, 0.99]", lambda v: 0 <= v <= 0.99),
-    }
-    model = make()
+    batch_size, steps = require.whole("batch_size", batch_size, most=n_train), require.whole("steps", steps)
+    every = max(25, n_train // batch_size) if check_every is None else require.whole("check_every", check_every)
+    record_every = None if record_every is None else require.whole("record_every", record_every)
+    stop_loss = None if stop_loss is None else require.number("stop_loss", stop_loss, above=0)
+    hyper = starting.settings(n_models, lr=lr, momentum=momentum, weight_decay=weight_decay, rho=rho, dropout=dropout)
+    model, start = starting.models(make, data, seeds, start)
+    outputs = starting.outputs_of(model, data, start, batch_size, criterion)
+    chunk = _chunk(start) if chunk is None else require.whole("chunk", chunk)
+    advance = _advance(model, data, batch_size, hyper, optimizer, ascent, schedule, criterion)
+    look = partial(_look, outputs, data, criterion, record, stop_loss, steps)
+    run = _Run({name: p.clone() for name, p in start.items()}, torch.zeros(n_models, dtype=torch.int64), [])
+    table = pd.DataFrame({"seed": seeds, "batch_size": batch_size, "optimizer": optimizer, **hyper})
+    done = lambda status: _ensemble(run, start, table, n_train, status)  # noqa: E731
+    try:
+        with (
+            callbacks.bar(progress, total=n_models) as tell,
+            callbacks.kept(lambda: done("error") if run.steps.any() else None),
+        ):
+            for members in torch.arange(n_models).split(chunk):
+                with _Group(members, start, hyper, seeds).kept_in(run) as group:
+                    for step in range(1, steps + 1):
+                        advance(group, step)
+                        recorded = bool(record_every) and step % record_every == 0
+                        if recorded or step % every == 0 or step == steps:
+                            ended = look(group, recorded, run.rows)
+                            tell(int(ended.sum()))
+                            if group.keep(~ended, run) == 0:
+                                break
+    except KeyboardInterrupt:
+        pass
+    return done("stopped")
+
+
+class _Run(NamedTuple):
+    """What is there so far: params name -> (n_models, *shape), steps done (n_models,), rows of `records`."""
+
+    params: Params
+    steps: Tensor
+    rows: list[dict]
+
+
+def _ensemble(run: _Run, start: Params, table: pd.DataFrame, n_train: int, status: str) -> Ensemble:
+    """All models, with `status` for those that have not ended."""
+    nothing = pd.DataFrame(columns=[*COLUMNS, "status"]).drop(columns="epoch")
+    records = pd.concat([pd.DataFrame(row) for row in run.rows]) if run.rows else nothing
+    records.insert(2, "epoch", records["step"] * table["batch_size"].iloc[0] / n_train)
+    records = records.sort_values(["model", "step"], ignore_index=True)
+    last = records[records["status"] != ""].set_index("model").reindex(table.index)
+    last["step"] = run.steps.tolist()
+    last["gradients"], last["epoch"] = (
+        last["step"] * (1 + (table["rho"] > 0)),
+        last["step"] * table["batch_size"] / n_train,
+    )
+    last["status"] = last["status"].astype(object).where(last["status"].notna(), status).astype(str)
+    return Ensemble(run.params, start, table.join(last), records.drop(columns="status"))
+
+
+def _look(
+    outputs, data: Data, criterion, record, stop_loss, steps: int, group: "_Group", recorded: bool, rows
+) -> Tensor:
+    """Which models of the group have ended, (n,) bool; adds a row for each of these, or of all when it is `recorded`."""
+    fit = stacked.evaluate(outputs, group.params, data.x_train, data.y_train, criterion)
+    status = [_status(loss, stop_loss, group.step == steps) for loss in fit[0].tolist()]
+    ended = torch.tensor([s != "" for s in status])
+    if recorded or ended.any():
+        who = (ended | recorded).nonzero().flatten()
+        those = {name: p[who] for name, p in group.params.items()}
+        test = stacked.evaluate(outputs, those, data.x_test, data.y_test, criterion)
+        row = {"model": group.members[who], "step": group.step}
+        row |= {"gradients": group.step * (1 + (group.hyper["rho"][who] > 0).long())}
+        row |= {"train_loss": fit[0][who], "train_acc": fit[1][who], "test_loss": test[0], "test_acc": test[1]}
+        row = {name: v.tolist() if isinstance(v, Tensor) else v for name, v in row.items()}
+        rows.append(row | {"status": [status[i] for i in who]})
+        if record:
+            found = callbacks.columns(record(those, group.members[who]), RESERVED, len(who))
+            rows[-1] = row | found | {"status": rows[-1]["status"]}
+    return ended
+
+
+def _advance(model, data: Data, batch_size: int, hyper: dict, optimizer: str, ascent, schedule, criterion) -> Callable:
+    """(group, step) -> None: one step of every model of the group."""
+    if optimizer not in ("sgd", "adam"):
+        raise require.error("optimizer", "'sgd' or 'adam'", optimizer)
     widths = stacked.hidden(model) if any(hyper["dropout"]) else []
-    outputs, gradient = stacked.forward(model), stacked.gradient(model, criterion)
+    gradient, update = stacked.gradient(model, criterion), {"sgd": _sgd, "adam": _adam}[optimizer]
     if any(hyper["rho"]):
         gradient = _sam(gradient, ascent)
-    update = {"sgd": _sgd, "adam": _adam}[optimizer]
-    if criterion is F.cross_entropy:
-        with torch.no_grad():
-            data.check(model.to(data.x_train)(data.x_train[:1]).shape[-1])
-    start = start or stack([params_of(build(make, seed)) for seed in seeds])
-    start = {name: p.to(data.x_train, copy=True) for name, p in start.items()}
-    wanted = {name: (n_models, *p.shape) for name, p in model.named_parameters()}
-    if (shapes := {name: tuple(p.shape) for name, p in start.items()}) != wanted:
-        raise ValueError(f"start must hold {n_models} models, one per seed, with shapes {wanted}, got {shapes}")
-    every = check_every or max(25, n_train // batch_size)
-    params, rows = {name: p.clone() for name, p in start.items()}, []
-    bar = progress(total=n_models) if progress else None
-    for members in torch.arange(n_models).split(chunk or _chunk(start)):
-        group = _Group(members, start, hyper, seeds)
-        for step in range(1, steps + 1):
-            index = group.batch(step, n_train, batch_size)
-            grads = gradient(
-                group.params, data.x_train[index], data.y_train[index], *group.masks(batch_size, widths), *group.rho
-            )
-            update(group, grads, step, schedule(step - 1) if schedule else 1.0)
-            recorded = bool(record_every) and step % record_every == 0
-            if not (recorded or step % every == 0 or step == steps):
-                continue
-            fit = stacked.evaluate(outputs, group.params, data.x_train, data.y_train, criterion)
-            status = [_status(loss, stop_loss, step == steps) for loss in fit[0].tolist()]
-            ended = torch.tensor([s != "" for s in status])
-            if recorded or ended.any():
-                who = (ended | recorded).nonzero().flatten()
-                those = {name: p[who] for name, p in group.params.items()}
-                test = stacked.evaluate(outputs, those, data.x_test, data.y_test, criterion)
-                row = {"model": group.members[who], "step": step, "epoch": step * batch_size / n_train}
-                row |= {"gradients": step * (1 + (group.hyper["rho"][who] > 0).long())}
-                row |= {"train_loss": fit[0][who], "train_acc": fit[1][who], "test_loss": test[0], "test_acc": test[1]}
-                row |= record(those, group.members[who]) if record else {}
-                rows.append(_frame(row | {"status": [status[i] for i in who]}))
-            for name, p in group.params.items():
-                params[name][group.members[ended]] = p[ended]
-            if bar:
-                bar.update(int(ended.sum()))
-            if group.keep(~ended) == 0:
-                break
-    if bar:
-        bar.close()
-    records = pd.concat(rows).sort_values(["model", "step"], ignore_index=True)
-    last = records[records["status"] != ""].set_index("model")
-    table = pd.DataFrame({"seed": list(seeds), "batch_size": batch_size, "optimizer": optimizer, **hyper})
-    return Ensemble(params, start, table.join(last), records.drop(columns="status"))
+
+    def advance(group: _Group, step: int) -> None:
+        index = group.batch(step, len(data.x_train), batch_size)
+        x, y, masks = data.x_train[index], data.y_train[index], group.masks(batch_size, widths)
+        grads = gradient(group.params, x, y, *masks, *group.rho)
+        factor = require.number("what schedule returns", schedule(step - 1)) if schedule else 1.0
+        update(group, grads, step, factor)
+        group.step = step
+
+    return advance
 
 
 class _Group:
@@ -147,7 +186,21 @@ class _Group:
         self.rho, self.rates = [self.hyper["rho"]] if self.uses["rho"] else [], self.hyper["dropout"].cpu()
         self.generators = [torch.Generator().manual_seed(int(seeds[i])) for i in members]
         self.moments: list[Params] = []  # the optimizer's running means
-        self.epoch = torch.empty(0)
+        self.epoch, self.step = torch.empty(0), 0
+
+    @contextmanager
+    def kept_in(self, run: _Run) -> Iterator["_Group"]:
+        """Itself; at the end, whatever ends it, the models still in it are in `run`."""
+        try:
+            yield self
+        finally:
+            self.leave(torch.ones(len(self.members), dtype=torch.bool), run)
+
+    def leave(self, mask: Tensor, run: _Run) -> None:
+        """Copy the models in `mask` to `run`."""
+        run.steps[self.members[mask]] = self.step
+        for name, p in self.params.items():
+            run.params[name][self.members[mask]] = p[mask]
 
     def batch(self, step: int, n_train: int, batch_size: int) -> Tensor:
         """Indices of each model's next batch, (n, batch_size)."""
@@ -165,9 +218,10 @@ class _Group:
         """A hyper-parameter shaped to multiply a stacked tensor."""
         return self.hyper[name].view(-1, *[1] * (p.dim() - 1))
 
-    def keep(self, mask: Tensor) -> int:
-        """Go on with the models in `mask` alone; their number."""
+    def keep(self, mask: Tensor, run: _Run) -> int:
+        """Go on with the models in `mask` alone; their number. The others go to `run`."""
         if not mask.all():
+            self.leave(~mask, run)
             self.members, kept = self.members[mask], mask.to(self.epoch.device)
             self.params = {name: p[kept] for name, p in self.params.items()}
             self.moments = [{name: p[kept] for name, p in m.items()} for m in self.moments]
@@ -176,10 +230,6 @@ class _Group:
             self.generators = [g for g, k in zip(self.generators, mask.tolist(), strict=True) if k]
             self.epoch = self.epoch[kept]
         return len(self.members)
-
-
-def _frame(columns: dict) -> pd.DataFrame:
-    return pd.DataFrame({name: v.tolist() if isinstance(v, Tensor) else v for name, v in columns.items()})
 
 
 def _sgd(group: _Group, grads: Params, step: int, factor: float) -> None:
@@ -191,8 +241,8 @@ def _sgd(group: _Group, grads: Params, step: int, factor: float) -> None:
         for name, m in group.moments[0].items():
             m.mul_(group.each("momentum", m)).add_(grads[name])
         grads = group.moments[0]
-    for name, p in group.params.items():
-        p.addcmul_(grads[name], group.each("lr", p), value=-factor)
+    for name, g in grads.items():
+        group.params[name].addcmul_(g, group.each("lr", g), value=-factor)
 
 
 def _adam(group: _Group, grads: Params, step: int, factor: float) -> None:
@@ -201,11 +251,11 @@ def _adam(group: _Group, grads: Params, step: int, factor: float) -> None:
     if not group.moments:
         group.moments = [{name: torch.zeros_like(g) for name, g in grads.items()} for _ in range(2)]
     first, second = group.moments
-    for name, p in group.params.items():
-        first[name].lerp_(grads[name], 1 - b1)
-        second[name].mul_(b2).addcmul_(grads[name], grads[name], value=1 - b2)
+    for name, g in grads.items():
+        first[name].lerp_(g, 1 - b1)
+        second[name].mul_(b2).addcmul_(g, g, value=1 - b2)
         scale = second[name].sqrt().div_(math.sqrt(1 - b2**step)).add_(eps)
-        p.addcmul_(first[name] / scale, group.each("lr", p), value=-factor / (1 - b1**step))
+        group.params[name].addcmul_(first[name] / scale, group.each("lr", g), value=-factor / (1 - b1**step))
 
 
 def _decayed(group: _Group, grads: Params) -> Params:
@@ -219,8 +269,10 @@ def _sam(gradient: Callable, ascent: Callable) -> Callable:
 
     def sam(params: Params, *rest) -> Params:
         *batch, rho = rest
-        climb = vmap(ascent)(gradient(params, *batch), params, rho)
-        return gradient(add(params, climb), *batch)
+        grads = gradient(params, *batch)
+        learned = {name: params[name] for name in grads}
+        climb = vmap(ascent)(grads, learned, rho)
+        return gradient(params | add(learned, climb), *batch)
 
     return sam
 
@@ -237,37 +289,3 @@ def _chunk(start: Params) -> int:
     first = next(iter(start.values()))
     bytes_each = count(start) // len(first) * first.element_size()
     return max(1, CACHE_BYTES // bytes_each) if first.device.type == "cpu" else len(first)
-
-
-def _per_model(name: str, value: float | Sequence[float], n_models: int, rule: str, holds: Callable) -> list[float]:
-    values = torch.as_tensor(value, dtype=torch.float64)
-    values = [values.item()] * n_models if values.ndim == 0 else values.tolist()
-    if len(values) != n_models:
-        raise ValueError(f"{name} must be one number or one per model, {n_models}, got {len(values)} numbers")
-    for v in values:
-        if not (math.isfinite(v) and holds(v)):
-            raise ValueError(f"{name} must be {rule}, got {v}")
-    return values
-
-
-def _checked_seeds(seeds: Sequence[int]) -> list[int]:
-    try:
-        found = [index(seed) for seed in seeds]
-    except TypeError as error:
-        raise TypeError(f"seeds must be integers in a row, such as range(5), got {seeds!r}") from error
-    if not found:
-        raise ValueError("seeds must hold at least one seed, got none")
-    return found
-
-
-def _check(make: Callable, batch_size: int, n_train: int, stop_loss: float | None, optimizer: str, **counts) -> None:
-    if isinstance(make, nn.Module):
-        raise TypeError(f"make must be a function that builds a model, such as lambda: mlp(...), got a model, {make}")
-    check_size("batch_size", batch_size, n_train)
-    for name, value in counts.items():
-        if value is not None:
-            check_size(name, value)
-    if stop_loss is not None and not stop_loss > 0:
-        raise ValueError(f"stop_loss must be > 0, got {stop_loss}")
-    if optimizer not in ("sgd", "adam"):
-        raise ValueError(f"optimizer must be 'sgd' or 'adam', got {optimizer!r}")

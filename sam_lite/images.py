@@ -27,22 +27,32 @@ def idx(name: str, folder: str | Path | None, download: bool) -> list[Tensor]:
         paths = [folder / f"{part}-images-idx3-ubyte.gz", folder / f"{part}-labels-idx1-ubyte.gz"]
         if lost := [path for path in paths if not path.is_file()]:
             raise FileNotFoundError(_missing(name, lost[0]))
-        x, y = map(_bytes, paths)
-        if x.shape != (len(y), 784) or y.max() > 9:
+        x, y = _bytes(paths[0], axes=3), _bytes(paths[1], axes=1)
+        if x.shape[1:] != (784,) or len(x) == 0:
+            raise ValueError(f"{paths[0]} is damaged: it must hold images of 28 x 28 pixels, not {tuple(x.shape)}")
+        if len(x) != len(y) or y.max() > 9:
             raise ValueError(f"{paths[1]} is damaged: it must hold one label in 0..9 for each of {len(x)} images")
         parts += [x, y]
     return parts
 
 
-def _bytes(path: Path) -> Tensor:
+def _bytes(path: Path, axes: int) -> Tensor:
     """A gzipped IDX file: 0, 0, 8, number of axes, their lengths as big-endian int32, bytes. Images become rows."""
     try:
         content = bytearray(gzip.decompress(path.read_bytes()))
-        axes, start = content[3], 4 + 4 * content[3]
-        n, *rest = (int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))
-        return torch.frombuffer(content, dtype=torch.uint8)[start:].view(n, *[math.prod(rest)] * (axes > 1))
-    except (gzip.BadGzipFile, EOFError, zlib.error, IndexError, ValueError, RuntimeError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged, fetch it again: {error}") from error
+    start, magic = 4 + 4 * axes, [0, 0, 8, axes]
+    if list(content[:4]) != magic:
+        found = f"begins with {list(content[:4])}" if content else "is empty"
+        raise ValueError(
+            f"{path} is damaged, fetch it again: an IDX file of {axes} axes begins with {magic}, this {found}"
+        )
+    n, *rest = (int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))
+    if len(content) != start + n * math.prod(rest):
+        told = " x ".join(map(str, (n, *rest)))
+        raise ValueError(f"{path} is damaged, fetch it again: {told} bytes are announced, {len(content) - start} there")
+    return torch.frombuffer(content, dtype=torch.uint8)[start:].view(n, *[math.prod(rest)] * (axes > 1))
 
 
 def cifar10(folder: str | Path | None, download: bool) -> list[Tensor]:

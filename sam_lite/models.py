@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from sam_lite import require
+
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "softplus": nn.Softplus, "sigmoid": nn.Sigmoid}
 NORMS = (None, "batch", "group", "ghost")
 
@@ -16,8 +18,10 @@ NORMS = (None, "batch", "group", "ghost")
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """`make()` with the initial weights that `seed` stands for; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(require.seed(seed))
         model = make()
+    if not isinstance(model, nn.Module):
+        raise require.error("make", "a function that builds a model", model, "has it a `return`?")
     if any(p.device.type != "cpu" for p in model.parameters()):
         raise ValueError(
             "make must build on the CPU, where the seed gives the same weights always; then use .to(device)"
@@ -32,12 +36,13 @@ def mlp(n_in: int, widths: Sequence[int], n_out: int, activation="relu", norm=No
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    layers, sizes = [], [n_in, *widths] if isinstance(widths, Sequence) else [None]
-    if not all(isinstance(size, int) and size >= 1 for size in (*sizes, n_out)):
-        raise ValueError(f"sizes must be integers >= 1, got {n_in} inputs, widths {widths}, {n_out} outputs")
+    if not hasattr(widths, "__len__"):
+        raise require.error("widths", "integers >= 1 in a row, such as [50, 50]", widths)
+    inner = [require.whole(f"widths[{i}]", width) for i, width in enumerate(widths)]
+    layers, sizes = [], [require.whole("n_in", n_in), *inner]
     for before, after in zip(sizes, sizes[1:], strict=False):
         layers += [nn.Linear(before, after), *_norm(norm, ghost_size, after), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], n_out))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], require.whole("n_out", n_out)))
 
 
 def keskar(name: str, *, width: int | None = None, norm: str | None = "batch", ghost_size: int = 128) -> nn.Sequential:
@@ -51,8 +56,7 @@ def keskar(name: str, *, width: int | None = None, norm: str | None = "batch", g
     sizes = {"F1": (784, 5, 10), "F2": (360, 7, 1973), "C1": 10, "C2": 10, "C3": 100, "C4": 100}
     if name not in sizes:
         raise ValueError(f"name must be one of {', '.join(sizes)}, got {name!r}")
-    if width is not None and not (isinstance(width, int) and width >= 1):
-        raise ValueError(f"width must be an integer >= 1, or None for the paper's, got {width!r}")
+    width = None if width is None else require.whole("width", width, remedy="None stands for the paper's")
     if name in ("F1", "F2"):
         n_in, depth, n_out = sizes[name]
         return mlp(n_in, [width or 512] * depth, n_out, "relu", norm, ghost_size)
@@ -103,8 +107,7 @@ class GhostBatchNorm1d(nn.BatchNorm1d):
     """
 
     def __init__(self, n: int, ghost_size: int = 128, momentum: float | None = 0.1, affine: bool = True):
-        if not (isinstance(ghost_size, int) and ghost_size >= 2):
-            raise ValueError(f"ghost_size must be an integer >= 2, got {ghost_size!r}")
+        ghost_size = require.whole("ghost_size", ghost_size, least=2)
         super().__init__(n, momentum=momentum, affine=affine)
         self.ghost_size = ghost_size
 

@@ -2,6 +2,7 @@
 
 A table has a row per network: the hyper-parameters that were varied (`axes`), the gap, and the measures. Rows without a
 number for the measure or the gap take no part. Only ranks matter. Ties of either count as neither right nor wrong.
+None and NaN as a setting are one value, the last in order.
 """
 
 import itertools
@@ -11,7 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from sam_lite import require
+
 Axes = Sequence[str]
+COLUMNS = ("tau", "psi", "cmi", "error_mean", "error_p90", "error_max", "models")
+Statistic = Callable[[pd.DataFrame], float]
 
 
 def rank_correlation(
@@ -22,12 +27,13 @@ def rank_correlation(
     n_test: test points behind the gap, which say what differences are no chance. Raises ValueError for columns that
     are not there and axes that have one value only.
     """
-    for column in (gap, *axes, *measures):
-        if column not in table:
-            raise ValueError(f"table must have a column {column!r}, got {', '.join(map(str, table))}")
+    for name in measures:
+        _usable(table, name, gap, axes)
     for axis in axes:
-        if table[axis].nunique() < 2:
+        if len(_levels(table, axis)[1]) < 2:
             raise ValueError(f"axis {axis!r} must have two values or more, got {table[axis].unique().tolist()}")
+    if clash := [axis for axis in axes if axis in COLUMNS]:
+        raise ValueError(f"axis {clash[0]!r} has the name of an answer ({', '.join(COLUMNS)}); rename that column")
     rows = {}
     for name in measures:
         along = {axis: granulated(table, name, axis, axes, gap=gap) for axis in axes}
@@ -59,7 +65,7 @@ def granulated(table: pd.DataFrame, measure: str, axis: str, axes: Axes, *, gap:
     Jiang et al. 2020, whose Psi is the mean over the axes. Networks that differ by the seed only are not compared.
     NaN where no two networks can be.
     """
-    _, differs, score = _slices(_usable(table, measure, gap), measure, axis, axes, gap)
+    _, differs, score = _slices(_usable(table, measure, gap, axes), measure, axis, axes, gap)
     counts = differs.sum((1, 2))
     return float((score.sum((1, 2))[counts > 0] / counts[counts > 0]).mean()) if counts.any() else np.nan
 
@@ -77,16 +83,16 @@ def cmi(
     The least, over sets S of up to two axes, of I(V; V_gap | U) / H(V_gap | U): V the signs of the differences within
     pairs of networks, U the values of S in both. Over all ordered pairs, or so many of `seed`.
     """
-    usable = _usable(table, measure, gap)
-    n = len(usable)
+    usable = _usable(table, measure, gap, axes)
+    n, pairs = len(usable), require.whole("pairs", pairs)
     if n < 2:
         return np.nan
-    every = np.arange(n * n) if n * n <= pairs else np.random.default_rng(seed).integers(0, n * n, pairs)
+    every = np.arange(n * n) if n * n <= pairs else np.random.default_rng(require.seed(seed)).integers(0, n * n, pairs)
     first, second = (part[every // n != every % n] for part in (every // n, every % n))
     signs = [np.sign(v[first] - v[second]).astype(int) + 1 for v in usable[[measure, gap]].to_numpy().T]
     both = {}
     for axis in axes:
-        codes = pd.factorize(usable[axis])[0]
+        codes, _ = _levels(usable, axis)
         both[axis] = codes[first] * (codes.max() + 1) + codes[second]
     least = np.inf
     for s in itertools.chain.from_iterable(itertools.combinations(axes, k) for k in range(3)):
@@ -107,67 +113,82 @@ def sign_errors(
     w = max(0, 1 - 2 exp(-2 n_test (difference of gap / 2)^2))^2: what a gap of `n_test` points cannot tell has none.
     Environments with an effective number of pairs, (sum w)^2 / sum w^2, below `enough` are left out.
     """
-    rows, usable = [], _usable(table, measure, gap)
+    rows, usable = [], _usable(table, measure, gap, axes)
+    n_test, enough = require.whole("n_test", n_test), require.number("enough", enough, least=0)
     for axis in axes:
+        levels = _levels(usable, axis)[1]
         settings, differs, score = _slices(usable, measure, axis, axes, gap)
         gaps = settings[gap][:, :, None] - settings[gap][:, None]
         surely = np.maximum(0, 1 - 2 * np.exp(-2 * n_test * (gaps / 2) ** 2)) ** 2
-        for a, b in itertools.combinations(np.unique(usable[axis]), 2):
+        for a, b in itertools.combinations(range(len(levels)), 2):
             ours = differs & (settings[axis] == a)[:, :, None] & (settings[axis] == b)[:, None]
             weight = np.where(ours, np.maximum(surely - 0.5, 0), 0)
             total, squares = weight.sum((1, 2)), (weight**2).sum((1, 2))
             kept = total**2 >= enough * np.maximum(squares, 1e-300)
             errors = (weight * (1 - score) / 2).sum((1, 2))[kept] / total[kept]
-            change = {"axis": axis, "from": a, "to": b}
+            change = {"axis": axis, "from": levels[a], "to": levels[b]}
             rows += [change | {"slice": i, "error": e} for i, e in zip(kept.nonzero()[0], errors, strict=True)]
     return pd.DataFrame(rows, columns=["axis", "from", "to", "slice", "error"]).astype({"error": float})
 
 
-def bootstrap(
-    table: pd.DataFrame,
-    statistic: Callable[[pd.DataFrame], float],
-    *,
-    by: Sequence[str],
-    draws: int = 200,
-    seed: int = 0,
-) -> np.ndarray:
+def bootstrap(table: pd.DataFrame, statistic: Statistic, *, by: Axes, draws: int = 200, seed: int = 0) -> np.ndarray:
     """`statistic` of so many tables drawn with replacement: (draws,). 95% interval: their 2.5% and 97.5% quantiles.
 
     by: rows that agree in these columns, such as all axes, are drawn together: seeds of one setting are no new setting.
     """
-    clusters = list(table.groupby(list(by), sort=True).indices.values())
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(clusters), (draws, len(clusters)))
+    levels = pd.DataFrame({column: _levels(table, column)[0] for column in by})
+    clusters = list(levels.groupby(list(by), sort=True).indices.values())
+    rng = np.random.default_rng(require.seed(seed))
+    picks = rng.integers(0, len(clusters), (require.whole("draws", draws), len(clusters)))
     return np.array([statistic(table.iloc[np.concatenate([clusters[i] for i in pick])]) for pick in picks])
 
 
-def jackknife(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], *, by: str = "seed") -> np.ndarray:
+def jackknife(table: pd.DataFrame, statistic: Statistic, *, by: str = "seed") -> np.ndarray:
     """One value per seed, n S - (n - 1) S_without: their mean estimates S, their spread its error (Tukey 1958). (n,)
 
     For a statistic of pairs, which single seeds do not have: `claims.check` takes the values as those of seeds.
     """
-    seeds = np.unique(table[by])
-    if len(seeds) < 2:
-        raise ValueError(f"table must have two values or more of {by!r}, got {seeds.tolist()}")
-    without = np.array([statistic(table[table[by] != seed]) for seed in seeds])
-    return len(seeds) * statistic(table) - (len(seeds) - 1) * without
+    codes, seeds = _levels(table, by)
+    if (n := len(seeds)) < 2:
+        raise ValueError(f"table must have two values or more of {by!r}, got {seeds}")
+    return n * statistic(table) - (n - 1) * np.array([statistic(table[codes != i]) for i in range(n)])
 
 
-def _usable(table: pd.DataFrame, measure: str, gap: str) -> pd.DataFrame:
-    return table[np.isfinite(table[measure]) & np.isfinite(table[gap])]
+def _usable(table: pd.DataFrame, measure: str, gap: str, axes: Axes = ()) -> pd.DataFrame:
+    """The rows with a finite measure and gap; ValueError for columns that are not there or hold no numbers."""
+    if isinstance(axes, str):
+        raise require.error("axes", "names in a row, such as ['lr', 'width']", axes)
+    for column in {gap, *axes, measure} - set(table):
+        raise ValueError(f"table must have a column {column!r}, got {', '.join(map(str, table))}")
+    try:
+        numbers = {name: pd.to_numeric(table[name]).astype(float) for name in (measure, gap)}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"columns {measure!r} and {gap!r} must hold numbers: {error}") from error
+    return table.assign(**numbers)[np.isfinite(numbers[measure]) & np.isfinite(numbers[gap])]
+
+
+def _levels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list]:
+    """Each row's place in the list of the column's values, and that list: sorted, None and NaN being one, the last."""
+    try:
+        codes, values = pd.factorize(table[column], use_na_sentinel=False)
+        keys = [(pd.api.types.is_scalar(v) and pd.isna(v), str(type(v)), v) for v in values.tolist()]
+        order = sorted(range(len(keys)), key=lambda i: keys[i])
+    except TypeError as error:
+        raise ValueError(f"axis {column!r} must hold values that have an order, such as numbers: {error}") from error
+    return np.argsort(order)[codes], [keys[i][-1] for i in order]
 
 
 def _slices(table: pd.DataFrame, measure: str, axis: str, axes: Axes, gap: str):
     """Slices of networks that differ in `axis` and seed alone: columns (n_slices, k), which pairs differ, their score."""
     key = np.zeros(len(table), int)
     for other in (a for a in axes if a != axis):
-        codes, values = pd.factorize(table[other], sort=True)
+        codes, values = _levels(table, other)
         key = key * len(values) + codes
     _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
     order = np.argsort(group, kind="stable")
     index = np.full((len(sizes), sizes.max(initial=0)), -1)
     index[group[order], np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = order
-    columns = {name: table[name].to_numpy()[index] for name in (measure, gap, axis)}
+    columns = {name: table[name].to_numpy()[index] for name in (measure, gap)} | {axis: _levels(table, axis)[0][index]}
     there = index >= 0
     differs = there[:, :, None] & there[:, None] & (columns[axis][:, :, None] != columns[axis][:, None])
     a, b = (np.sign(columns[name][:, :, None] - columns[name][:, None]) for name in (measure, gap))

@@ -44,6 +44,11 @@ def whole(name: str, value: object, *, least: int = 1, most: float = math.inf, r
     return int(plain)
 
 
+def seed(value: object, name: str = "seed") -> int:
+    """An integer that torch and NumPy take for the start of their random numbers; ValueError for anything else."""
+    return whole(name, value, least=0, most=2**63 - 1)
+
+
 def error(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
     """The one form of an error at the door: `raise error("rho", "a finite number >= 0", -1)`."""
     return ValueError(f"{name} must be {rule}, got {value!r}{remedy and f'; {remedy}'}")

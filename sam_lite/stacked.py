@@ -4,6 +4,7 @@
 most of this course, back-propagation by hand does the same with less memory traffic (`make bench` says how much).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sam_lite.params import Params
+from sam_lite.params import Params, stack
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[Params, Tensor], Tensor]
 BLOCK = 2048  # samples evaluated together
+OUTPUTS = 2**26  # numbers that a criterion is given at once, of as many models as that is
 
 # the activation, in place; derivative of the loss by its input, from that by its output and the output itself
 ACTIVATIONS = {
@@ -25,38 +27,53 @@ ACTIVATIONS = {
 
 
 def check_layers(model: nn.Module) -> None:
-    """Raise ValueError for layers that models cannot have side by side: batch statistics and random masks."""
+    """Raise ValueError for layers that models cannot have side by side, such as batch statistics and random masks."""
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"layer {name!r}, {layer}, keeps batch statistics, which stacked models cannot; use GroupNorm"
+        rate = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
+        problem = ""
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats and layer.training:
+            problem = "keeps batch statistics, which stacked models cannot; use GroupNorm"
+        elif isinstance(rate, (int, float)) and rate > 0 and layer.training:
+            problem = "draws random masks, which stacked models cannot; use p=0 or weight_decay"
+        elif isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and (layer.sparse or layer.max_norm is not None):
+            problem = (
+                "has sparse gradients or changes its weights, which stacked models cannot; leave out sparse, max_norm"
             )
-        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise ValueError(
-                f"layer {name!r}, {layer}, draws random masks, which stacked models cannot; use p=0 or weight_decay"
-            )
+        if problem:
+            raise ValueError(f"layer {name!r}, {layer}, {problem}")
 
 
 def forward(model: nn.Module) -> Forward:
-    """(params, x) -> outputs (n_models, n, n_out) for x (n_models, n, *features)."""
+    """(params, x) -> outputs (n_models, n, n_out) for x (n_models, n, *features).
+
+    Raises ValueError, which names the layer, for a model that cannot be mapped over.
+    """
     check_layers(model)
     layers = _chain(model)
     if layers:
         return lambda params, x: _activations(layers, params, x)[-1]
-    return vmap(lambda params, x: functional_call(model, params, (x,)))
+    return _each(model, lambda params, x: functional_call(model, params, (x,)))
 
 
 def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callable[..., Params]:
     """(params, x, y) -> each model's gradient of criterion(model(x), y), for x (n_models, n, *features), y (n_models, n).
 
+    Of those parameters alone that `model` does not freeze (`requires_grad=False`).
     A chain takes a fourth argument, `masks` by which the values of its hidden layers are multiplied: see `dropout`.
     """
     check_layers(model)
-    layers = _chain(model)
+    layers, learned = _chain(model), [name for name, p in model.named_parameters() if p.requires_grad]
     if layers:
         slope = _softmax_slope if criterion is F.cross_entropy else vmap(grad(criterion))
-        return torch.no_grad()(lambda params, x, y, masks=(): _backward(layers, slope, params, x, y, masks))
-    return vmap(grad(lambda params, x, y: criterion(functional_call(model, params, (x,)), y)))
+        back = torch.no_grad()(lambda params, x, y, masks=(): _backward(layers, slope, params, x, y, masks))
+        return lambda *args: {name: g for name, g in back(*args).items() if name in learned}
+    slope = grad(lambda some, rest, x, y: criterion(functional_call(model, some | rest, (x,)), y))
+
+    def one(params: Params, x: Tensor, y: Tensor) -> Params:
+        rest = {name: p for name, p in params.items() if name not in learned}
+        return slope({name: params[name] for name in learned}, rest, x, y)
+
+    return _each(model, one)
 
 
 def hidden(model: nn.Module) -> list[int]:
@@ -89,22 +106,97 @@ def dropout(
 def evaluate(
     outputs: Forward, params: Params, x: Tensor, y: Tensor, criterion: Criterion = F.cross_entropy
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss and accuracy of every model on the same data, (n_models,) each; x (n, *features), y (n,) labels."""
-    n_models = len(next(iter(params.values())))
-    loss = accuracy = torch.zeros(n_models, device=x.device)
-    for xs, ys in zip(x.split(BLOCK), y.split(BLOCK), strict=True):
-        out = outputs(params, xs.expand(n_models, *xs.shape))
-        loss = loss + vmap(criterion, in_dims=(0, None))(out, ys) * len(xs) / len(x)
-        accuracy = accuracy + (out.argmax(2) == ys).sum(1) / len(x)
-    return loss, accuracy
+    """Loss of all points together and accuracy of every model, (n_models,) each; x (n, *features), y (n,) labels.
+
+    The models see blocks of points, the criterion all outputs at once: it need not be a mean over points.
+    """
+    first, found = next(iter(params.values())), []
+    if len(x) != len(y) or not len(x):
+        raise ValueError(f"y must hold a label for each row of x, one or more, got {len(y)} for {len(x)}")
+    n_out = outputs({name: p[:1] for name, p in params.items()}, x[None, :1]).shape[-1]
+    together = max(1, OUTPUTS // (len(x) * n_out))
+    for i in range(0, len(first), together):
+        some = {name: p[i : i + together] for name, p in params.items()}
+        n = min(together, len(first) - i)
+        out = torch.cat([outputs(some, xs.expand(n, *xs.shape)) for xs in x.split(BLOCK)], dim=1)
+        loss = vmap(criterion, in_dims=(0, None))(out, y)
+        found.append((loss, (out.argmax(2) == y).sum(1) / len(x)))
+    return tuple(map(torch.cat, zip(*found, strict=True)))
+
+
+def _each(model: nn.Module, one: Callable) -> Callable:
+    """`one(params, x, ...)` for every model: by vmap, or one after the other where torch has no rule for a layer.
+
+    Raises ValueError, with the layer's name, for what cannot be done by vmap, or depends on more than its arguments.
+    """
+    mapped, names = vmap(one), [name for name, _ in model.named_parameters()]
+
+    def each(params: Params, x: Tensor, *rest: Tensor) -> Params | Tensor:
+        before = {name: (id(b), b._version) for name, b in model.named_buffers()}
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                found = mapped(params, x, *rest)
+        except (RuntimeError, NotImplementedError) as error:
+            first = {name: params[name][0] for name in names}
+            functional_call(model, first, (x[0],))  # its own error comes first
+            if "Batching rule not implemented" not in str(error):
+                raise _refusal(_where(model, lambda: mapped(params, x, *rest)), error) from error
+            found = _in_turn(model, one, params, x, *rest)
+        for name, b in model.named_buffers():
+            if before.get(name) != (id(b), b._version):
+                raise _refusal(f"buffer {name!r} changes when the model is called, which")
+        return found
+
+    return each
+
+
+def _in_turn(model: nn.Module, one: Callable, params: Params, *batch: Tensor) -> Params | Tensor:
+    """`one` for one model after the other, such as those with recurrent layers."""
+    state = torch.get_rng_state()
+    found = [one({name: p[i] for name, p in params.items()}, *(b[i] for b in batch)) for i in range(len(batch[0]))]
+    if not torch.equal(state, torch.get_rng_state()):
+        raise _refusal(f"{type(model).__name__} draws random numbers, which")
+    return stack(found) if isinstance(found[0], dict) else torch.stack(found)
+
+
+def _refusal(what: str, reason: Exception | str = "") -> ValueError:
+    remedy = (
+        "cannot be had in stacked models; put another layer in its place, or train the models one by one with `train`"
+    )
+    return ValueError(f"{what} {remedy}{reason and ': '}{str(reason).partition(chr(10))[0]}")
+
+
+def _where(model: nn.Module, call: Callable[[], object]) -> str:
+    """The innermost layer that has not returned when the call fails."""
+    names, inside = {id(layer): name for name, layer in model.named_modules()}, []
+    enter = nn.modules.module.register_module_forward_pre_hook(lambda layer, args: inside.append(layer))
+    leave = nn.modules.module.register_module_forward_hook(lambda layer, args, out: inside.pop() and None)
+    try:
+        call()
+    except (RuntimeError, NotImplementedError):
+        return f"layer {names.get(id(inside[-1]), '')!r}, {inside[-1]}," if inside else "the gradient of this model"
+    finally:
+        enter.remove()
+        leave.remove()
+    return "this model"
 
 
 def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Named layers when they are linear ones with one of ACTIVATIONS between each two, else nothing."""
+    """Named layers when they are linear ones with one of ACTIVATIONS between each two, else nothing.
+
+    Layers that share weights, or have hooks such as the old `weight_norm`, are no such chain.
+    """
     layers = list(model.named_children()) if type(model) is nn.Sequential else []
     linear, between = layers[::2], layers[1::2]
     fits = len(layers) % 2 and all(type(m) is nn.Linear and m.bias is not None for _, m in linear)
+    own = {f"{name}.{part}" for name, _ in linear for part in ("weight", "bias")}
+    fits = fits and own == {name for name, _ in model.named_parameters()} and not any(map(_has_hooks, model.modules()))
     return layers if fits and all(type(m) in ACTIVATIONS for _, m in between) else []
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
 
 
 def _activations(layers: list, params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> list[Tensor]:

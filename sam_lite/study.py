@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch.func import functional_call, vmap
 
-from sam_lite import measures, stacked, sweep
+from sam_lite import measures, require, stacked, sweep
 from sam_lite.data import Data, best_device, mnist1d
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import mlp
@@ -50,6 +50,10 @@ def group(
     lr_levels: places in LR[optimizer]. data: MNIST-1D, 1,000 and 10,000 points, if not given. Columns are told in
     study.md. Networks that end without the loss have no measures (NaN).
     """
+    if optimizer not in LR:
+        raise require.error("optimizer", f"one of {', '.join(LR)}", optimizer)
+    lr_levels = [require.whole("lr_levels", level, least=0, most=len(LR[optimizer]) - 1) for level in lr_levels]
+    depth, samples = require.whole("depth", depth, least=0), require.whole("samples", samples)
     data = mnist1d(1000, 10_000, seed=0).to(best_device()) if data is None else data
     members = sweep.grid(lr_level=lr_levels, weight_decay=weight_decays, seed=seeds)
     make = partial(mlp, data.x_train.shape[1], (width,) * depth, int(data.y_train.max()) + 1)
@@ -105,7 +109,8 @@ def main() -> None:
     from tqdm import tqdm
 
     jobs = sweep.grid(**AXES)
-    table = sweep.run(group, jobs, settings.folder / "groups", version="1", client=client, progress=tqdm)
+    limit = client and 3600  # seconds without a group that ends: then a worker hangs
+    table = sweep.run(group, jobs, settings.folder / "groups", version="1", client=client, limit=limit, progress=tqdm)
     table.to_parquet(settings.folder / "study.parquet", compression="zstd")
     print(table["status"].value_counts().to_string())
 

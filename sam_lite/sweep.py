@@ -5,24 +5,32 @@ only what is missing: whatever ended the last call, at most the jobs then under 
 """
 
 import itertools
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from pyarrow import ArrowException
 
-Job = dict[str, str | int | float | bool | None]
-MANIFEST = "sweep.json"
+from sam_lite import callbacks, require, tables
+
+Setting = str | int | float | bool | None | tuple
+Job = dict[str, Setting]
 
 
-def grid(**axes: Sequence) -> list[Job]:
+def grid(**axes: Iterable[Setting]) -> list[Job]:
     """Every combination of the values of the axes, as keyword arguments: the last axis changes fastest."""
+    plain = {}
     for name, values in axes.items():
-        if isinstance(values, str) or len(set(values)) != len(values) or not len(values):
-            raise ValueError(f"{name} must be a list of one or more different values, got {values!r}")
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        if isinstance(values, (str, dict)) or not isinstance(values, Iterable) or not (found := list(values)):
+            raise require.error(name, "a list of one or more different values", values)
+        plain[name] = [_setting(name, value) for value in found]
+        if len(set(plain[name])) < len(found) or len(set(map(repr, plain[name]))) < len(found):
+            raise require.error(name, "a list of one or more different values", values)
+    return [dict(zip(plain, values, strict=True)) for values in itertools.product(*plain.values())]
 
 
 def run(
@@ -32,106 +40,161 @@ def run(
     *,
     version: str = "",
     client=None,
+    limit: float | None = None,
     progress: Callable | None = None,
 ) -> pd.DataFrame:
     """The tables of all jobs, one below the other in the order of `jobs`, each with its job's settings as columns.
 
-    work: a function that gives the same table for the same job. folder: made if need be; holds a file per job, and what
-    grid and `version` they are of. client: a dask.distributed.Client, whose workers then do the jobs; files are written
-    here alone. progress: such as tqdm, counts jobs, and says how long the rest will take.
-    Raises ValueError for a folder of other jobs or another version, RuntimeError where the cluster is lost, and what
-    `work` raises; the files there are then as good as before, and the same call goes on from them.
+    work: a function that gives the same table for the same job. A column of its table may have the name of a setting
+    only if it holds that setting; entries of `table.attrs`, such as the status of `train`, and a named index become
+    columns. folder: made if need be; holds a file per job, and what grid and `version` they are of; one process at a
+    time works there. client: a dask.distributed.Client, whose workers then do the jobs; files are written here alone.
+    limit: seconds that a job may take; on a cluster, within which one of the jobs must end (a worker that hangs stays
+    busy until `client.restart()`). progress: such as tqdm, counts jobs, and says how long the rest will take.
+    Raises RuntimeError with the names of the jobs that failed, once all others are done, and where the cluster is lost
+    or another process works in the folder; ValueError for a folder of other jobs or another version. The files there
+    are then as good as before, and the same call goes on from them.
     """
-    folder, names = Path(folder), [_name(job) for job in jobs]
+    jobs = [{name: _setting(name, value) for name, value in dict(job).items()} for job in jobs]
+    folder, names, limit = Path(folder), [tables.name_of(job) for job in jobs], _checked(limit, client)
     if not names or len(set(names)) != len(names):
-        raise ValueError(
-            f"jobs must be one or more different settings, got {len(names)} with {len(set(names))} different"
-        )
-    _claim(folder, {"version": version, "jobs": names})
-    tables = {name: _read(folder / name) for name in names}
-    missing = {name: job for name, job in zip(names, jobs, strict=True) if tables[name] is None}
-    bar = progress(total=len(jobs), initial=len(jobs) - len(missing)) if progress else None
-    try:
-        for name, table in (_on_cluster if client else _here)(work, missing, client):
-            tables[name] = table.assign(**missing[name])
-            _write(tables[name], folder / name)
-            if bar is not None:
-                bar.update(1)
-    finally:
-        if bar is not None:
-            bar.close()
-    return pd.concat([tables[name] for name in names], ignore_index=True)
+        raise ValueError(f"jobs must be different settings, one or more, got {len(names)}, {len(set(names))} different")
+    with tables.alone(folder):
+        tables.claim(folder, str(version), names)
+        found = {name: tables.read(folder / name) for name in names}
+        missing = {name: job for name, job in zip(names, jobs, strict=True) if found[name] is None}
+        failed = {}
+        with callbacks.bar(progress, total=len(jobs), initial=len(jobs) - len(missing)) as tell:
+            for name, made in (_on_cluster if client else _here)(work, missing, client, limit):
+                try:
+                    if not isinstance(made, Exception):
+                        tables.write(_table(made, missing[name]), folder / name)
+                except ValueError as error:
+                    made = error
+                if isinstance(made, Exception):
+                    failed[name] = made
+                    print(f"job {tables.told(missing[name])} failed, the others go on: {made!r}")
+                else:
+                    found[name] = tables.read(folder / name)
+                    tell(1)
+    if failed:
+        some = "; ".join(f"{tables.told(missing[name])}: {error!r}" for name, error in list(failed.items())[:3])
+        some = f"{len(failed)} of {len(jobs)} jobs failed: {some}{'; ...' if len(failed) > 3 else ''}"
+        kept = f"The others are kept in {folder}, and the same call goes on with those that failed"
+        raise RuntimeError(f"{some}. {kept}") from next(iter(failed.values()))
+    return _joined([found[name] for name in names], jobs)
 
 
-def _here(work: Callable, jobs: dict[str, Job], client: None) -> Iterator[tuple[str, pd.DataFrame]]:
+def _here(work: Callable, jobs: dict[str, Job], client: None, limit: float | None) -> Iterator:
     for name, job in jobs.items():
-        yield name, work(**job)
+        try:
+            with _timed(limit):
+                found = work(**job)
+        except Exception as error:
+            found = error
+        yield name, found
 
 
-def _on_cluster(work: Callable, jobs: dict[str, Job], client) -> Iterator[tuple[str, pd.DataFrame]]:
+def _on_cluster(work: Callable, jobs: dict[str, Job], client, limit: float | None) -> Iterator:
     from distributed import CancelledError, as_completed
     from distributed.comm import CommClosedError
 
-    futures = {client.submit(work, pure=False, **job): name for name, job in jobs.items()}
-    done = 0
+    futures = {client.submit(partial(work, **job), pure=False): name for name, job in jobs.items()}
+    ended, done, seen = as_completed(list(futures)), 0, bool(client.nthreads())
     try:
-        for future in as_completed(list(futures)):
-            yield futures.pop(future), future.result()  # forgets the future, and with it the cluster its table
+        while futures:
+            if not _one_ends(ended, client, limit, seen or done):
+                error = TimeoutError(f"no job ended within {limit:g} seconds: limit")
+                yield from ((name, error) for name in futures.values())
+                return
+            future = next(ended)
+            error = future.exception()
+            yield futures.pop(future), error or future.result()  # forgets the future, and with it the cluster its table
             done += 1
-    except (CancelledError, CommClosedError) as error:
+    except (CancelledError, CommClosedError, StopIteration) as error:
         raise RuntimeError(f"the cluster was lost after {done} of {len(jobs)} jobs; the same call goes on") from error
     finally:
         if client.status == "running":
             client.cancel(list(futures))
 
 
-def _name(job: Job) -> str:
-    return "-".join(f"{name}={value}" for name, value in job.items()).replace("/", "_") + ".parquet"
+def _one_ends(ended, client, limit: float | None, seen: bool) -> bool:
+    """Wait until a future has ended, or for `limit` seconds; until the first workers are `seen` the time does not count."""
+    start = time.monotonic()
+    while limit is not None and not ended.has_ready():
+        if time.monotonic() - start > limit and seen:
+            return False
+        if not seen and client.nthreads():
+            start, seen = time.monotonic(), True
+        time.sleep(0.02)
+    return True
 
 
-def _claim(folder: Path, own: dict) -> None:
-    """Say in the folder whose results it holds, or refuse it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("*.part"):  # of a process that was killed while it wrote
-        leftover.unlink()
-    path = folder / MANIFEST
-    if not path.exists():
-        return _replace(path, lambda part: part.write_text(json.dumps(own, indent=1), encoding="utf-8"))
-    there = json.loads(path.read_text(encoding="utf-8"))
-    for what in ("version", "jobs"):
-        if there[what] != own[what]:
-            theirs, ours = (x[what] if what == "version" else f"{len(x[what])} jobs" for x in (there, own))
-            raise ValueError(
-                f"folder must be new, or of the same grid and version, but {folder} has other {what}: "
-                f"{theirs!r} there, {ours!r} now; name another folder, or delete this one"
-            )
+@contextmanager
+def _timed(limit: float | None) -> Iterator[None]:
+    """TimeoutError where the inside takes longer."""
+    if limit is None:
+        yield
+        return
 
+    class TooLong(BaseException):
+        """Not to be caught by `except Exception` in the job."""
 
-def _read(path: Path) -> pd.DataFrame | None:
-    """The table, or None where it is missing or damaged."""
-    if not path.exists():
-        return None
+    def ring(*_: object) -> None:
+        raise TooLong
+
+    handler, others = signal.signal(signal.SIGALRM, ring), signal.setitimer(signal.ITIMER_REAL, limit)
     try:
-        return pd.read_parquet(path, page_checksum_verification=True)
-    except (ArrowException, OSError) as error:
-        print(f"{path} is damaged and will be made anew ({error})")
+        yield
+    except TooLong:
+        raise TimeoutError(f"it took longer than {limit:g} seconds: limit") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *others)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def _checked(limit: float | None, client) -> float | None:
+    if limit is None:
         return None
+    limit = require.number("limit", limit, above=0)
+    if client is None and (not hasattr(signal, "setitimer") or threading.current_thread() != threading.main_thread()):
+        raise ValueError(f"limit={limit:g} needs the main thread of a process on Unix; leave it out, or use a client")
+    return limit
 
 
-def _write(table: pd.DataFrame, path: Path) -> None:
-    _replace(path, lambda part: table.to_parquet(part, compression="zstd", write_page_checksum=True))
+def _setting(name: str, value: object) -> Setting:
+    """With Python's numbers for NumPy's, so that it is the same in every process."""
+    plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    if type(plain) is tuple:
+        return tuple(_setting(name, part) for part in plain)
+    if not (plain is None or type(plain) in (bool, int, float, str)):
+        rule = "a setting of None, a bool, a number, a word, or a tuple of these"
+        raise require.error(name, rule, value, "let `work` make of it what it needs")
+    return plain
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"{error.strerror}; free some space, and the same call goes on", str(path)
-        ) from error
+def _table(found: object, job: Job) -> pd.DataFrame:
+    """What `work` returned, as it is kept: without the settings."""
+    if not isinstance(found, pd.DataFrame) or not len(found):
+        rule, remedy = "a function that returns a table, a pandas DataFrame with a row or more", "has it a `return`?"
+        raise require.error("work", rule, found, remedy)
+    told = {k: v for k, v in found.attrs.items() if v is None or isinstance(v, (str, int, float))}
+    table = found.reset_index() if any(name is not None for name in found.index.names) else found
+    table = table.assign(**{name: value for name, value in told.items() if name not in table and name not in job})
+    table.attrs = {}
+    for name, value in job.items():
+        if name in table and not all(x == value or (x != x and value != value) for x in table[name]):
+            what = f"work returned a column {name!r} that differs from the job's {name}={value!r}; give it another name"
+            raise ValueError(what)
+    return table.drop(columns=[name for name in job if name in table])
+
+
+def _joined(tables: list[pd.DataFrame], jobs: list[Job]) -> pd.DataFrame:
+    joined = pd.concat(tables, ignore_index=True)
+    for name in dict.fromkeys(name for job in jobs for name in job):
+        pairs = zip(tables, jobs, strict=True)
+        values = [job.get(name, float("nan")) for table, job in pairs for _ in range(len(table))]
+        kinds = {type(value) for value in values}
+        plain = kinds <= {int, float} or kinds in ({bool}, {str})
+        joined[name] = pd.Series(values, dtype=None if plain else object)
+    return joined

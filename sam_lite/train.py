@@ -1,5 +1,6 @@
 """One model, one loop, any optimizer."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_lite import callbacks, require
 from sam_lite.checkpoint import resume, save, settings_of
-from sam_lite.data import Data, batches, check_size
+from sam_lite.data import Data, batches
 
 COLUMNS = ["step", "epoch", "gradients", "train_loss", "train_acc", "test_loss", "test_acc"]
 
@@ -38,93 +40,123 @@ def train(
 
     Every step is one `optimizer.step(closure)`, on the batches that `seed` stands for; dropout follows the seed too.
     Every `check_every` steps (default: an epoch, at least 25) and at the end a row is recorded: loss and accuracy on
-    all the data and `record(step, model)`, both in evaluation mode, and how many gradients were evaluated so far.
+    all the data and the dict `record(step, model)`, both in evaluation mode, and how many gradients there were so far.
     Status: "steps" after so many; "stop_loss" at a check with training loss <= `stop_loss`; "diverged" before an update
     from a loss that is not finite, with the weights that gave it; "stopped" by an interrupt. scheduler: stepped after
     every step. progress: such as tqdm. autocast: compute in bfloat16, with the float32 weights. checkpoint: a file
-    written at every check; a run that finds it goes on from there, exactly as if it had never been stopped.
+    written at every check; a run that finds it goes on from there, exactly as if it had never been stopped, and one of
+    another model, optimizer, data or setting is refused; one process at a time can use it. An error in `record`,
+    `progress` or `criterion` has the records until then as its `so_far`.
     """
     n = len(data.x_train)
-    every = max(25, len(list(batches(n, batch_size, torch.Generator())))) if check_every is None else check_every
-    _check(model, data, optimizer, steps, stop_loss, every, criterion)
-    settings = settings_of(data, optimizer, scheduler, batch_size, seed, autocast)
+    batch_size, steps, every = _counts(n, batch_size, steps, check_every)
+    _check(model, data, optimizer, scheduler, steps, stop_loss, criterion)
+    batch, rows, status, path = _Batch(model, optimizer, criterion, autocast), [], "", checkpoint and Path(checkpoint)
+    fixed = {"batch_size": batch_size, "seed": require.seed(seed), "autocast": bool(autocast), "criterion": criterion}
+    settings = settings_of(model, data, optimizer, scheduler, **fixed) if path else {}
+    if path and not path.parent.is_dir():
+        raise require.error("checkpoint", "a file in a folder that is there", str(path), "make that folder first")
     parts = {"model": model, "optimizer": optimizer} | ({"scheduler": scheduler} if scheduler else {})
-    device, rows, step, gradients, status = data.x_train.device, [], 0, 0, ""
-    precision = torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
-
-    def closure() -> Tensor:
-        nonlocal gradients
-        optimizer.zero_grad()
-        with precision:
-            loss = criterion(model(x), y)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError
-        loss.backward()
-        gradients += 1
-        return loss
-
-    bar = progress(total=steps) if progress else None
-    gpus = [device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), _mode(model, True):
-        generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in gpus)]
-        for generator in generators:
-            generator.manual_seed(seed)
+    with (
+        callbacks.bar(progress, total=steps) as tell,
+        _seeded(data.x_train.device, seed) as generators,
+        _mode(model, True),
+        callbacks.kept(lambda: _records(rows, batch_size, n, "error") if rows else None),
+    ):
         try:
-            if checkpoint and Path(checkpoint).exists():
-                rows = resume(Path(checkpoint), settings, parts, generators)
-                step, gradients, status = rows[-1]["step"], rows[-1]["gradients"], _status(rows[-1], steps, stop_loss)
-                if steps and step > steps:
-                    raise ValueError(
-                        f"checkpoint {checkpoint} is at step {step}, beyond steps={steps}; name another file"
-                    )
-            if bar:
-                bar.update(step)
-            for index in () if status else islice(_stream(data, batch_size, seed), step, None):
-                step += 1
-                x, y = data.x_train[index], data.y_train[index]
-                optimizer.step(closure)
+            if path and path.exists():
+                rows = resume(path, settings, parts, generators, steps)
+                batch.step, batch.gradients = rows[-1]["step"], rows[-1]["gradients"]
+                status = _status(rows[-1], steps, stop_loss)
+                tell(batch.step)
+            for index in () if status else islice(_stream(data, batch_size, seed), batch.step, None):
+                batch.take(data.x_train[index], data.y_train[index])
                 if scheduler:
                     scheduler.step()
-                if bar:
-                    bar.update(1)
-                if step % every == 0 or step == steps:
-                    row = {"step": step, "gradients": gradients}
-                    rows.append(row | _measures(model, data, criterion, step, record))
-                    if checkpoint:
-                        save(Path(checkpoint), settings, parts, generators, rows)
+                tell(1)
+                if batch.step % every == 0 or batch.step == steps:
+                    rows.append(batch.counts() | _measures(model, data, criterion))
+                    rows[-1] |= _recorded(record, batch.step, model)
+                    if path:
+                        save(path, settings, parts, generators, rows)
                     if status := _status(rows[-1], steps, stop_loss):
                         break
         except KeyboardInterrupt:
             status = "stopped"
-        except FloatingPointError:
+        except _NotFinite:
             status = "diverged"
-            rows.append({"step": step, "gradients": gradients})
-        finally:
-            if bar:
-                bar.close()
-    records = pd.DataFrame(rows).reindex(columns=list(dict.fromkeys(COLUMNS + [key for row in rows for key in row])))
-    records["epoch"] = records["step"] * batch_size / n
-    records.attrs["status"] = status
-    return records
+            rows.append(batch.counts())
+    return _records(rows, batch_size, n, status)
+
+
+class _NotFinite(Exception):
+    """A loss that no step may be made from."""
+
+
+class _Batch:
+    """What an optimizer calls: the loss on a batch and its gradient. Counts steps and gradients."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, criterion: Callable, autocast: bool):
+        self.model, self.optimizer, self.criterion, self.autocast = model, optimizer, criterion, autocast
+        self.step, self.gradients = 0, 0
+
+    def take(self, x: Tensor, y: Tensor) -> None:
+        self.step, self.x, self.y = self.step + 1, x, y
+        self.optimizer.step(self.closure)
+
+    def closure(self) -> Tensor:
+        self.optimizer.zero_grad()
+        with torch.autocast(self.x.device.type, torch.bfloat16) if self.autocast else nullcontext():
+            loss = self.criterion(self.model(self.x), self.y)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise require.error("criterion", "a function that returns the loss, a tensor of one number", loss)
+        if not math.isfinite(loss.item()):
+            raise _NotFinite
+        loss.backward()
+        self.gradients += 1
+        return loss
+
+    def counts(self) -> dict:
+        return {"step": self.step, "gradients": self.gradients}
 
 
 def evaluate(model: nn.Module, x: Tensor, y: Tensor, criterion=F.cross_entropy, chunk=2048) -> tuple[float, float]:
-    """Mean loss and accuracy in evaluation mode, `chunk` points at a time; the model's mode is put back."""
-    loss, right = 0.0, 0
+    """The loss of all points together, and accuracy, in evaluation mode; the model's mode is put back.
+
+    The model sees `chunk` points at a time, the criterion all outputs at once: with class weights or a sum, too, its
+    value is the right one. Raises ValueError for a model that does not return one tensor of outputs (n, n_out).
+    """
     with _mode(model, False), torch.no_grad():
-        for xs, ys in zip(x.split(chunk), y.split(chunk), strict=True):
-            outputs = model(xs)
-            loss += float(criterion(outputs, ys)) * len(xs) / len(x)
-            right += int((outputs.argmax(dim=-1) == ys).sum())
-    return loss, right / len(x)
+        outputs = torch.cat([_outputs(model, xs) for xs in x.split(require.whole("chunk", chunk))])
+        if len(outputs) != len(y):
+            raise ValueError(f"y must hold a label for each of {len(outputs)} outputs, got {len(y)}")
+        return float(criterion(outputs, y)), int((outputs.argmax(dim=-1) == y).sum()) / len(y)
 
 
-def _measures(model: nn.Module, data: Data, criterion: Callable, step: int, record: Callable | None) -> dict:
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    outputs = model(x)
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or len(outputs) != len(x):
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise require.error("model", "one that returns a tensor of outputs (n, n_out)", found, f"for {len(x)} points")
+    return outputs
+
+
+def _measures(model: nn.Module, data: Data, criterion: Callable) -> dict:
     results = evaluate(model, *data[:2], criterion) + evaluate(model, *data[2:], criterion)
+    return dict(zip(COLUMNS[3:], results, strict=True))
+
+
+def _recorded(record: Callable | None, step: int, model: nn.Module) -> dict:
     with _mode(model, False):
-        extra = record(step, model) if record else {}
-    extra = {name: value.item() if hasattr(value, "item") else value for name, value in extra.items()}
-    return dict(zip(COLUMNS[3:], results, strict=True)) | extra
+        return callbacks.columns(record(step, model), [*COLUMNS, "status"]) if record else {}
+
+
+def _records(rows: list[dict], batch_size: int, n: int, status: str) -> pd.DataFrame:
+    names = dict.fromkeys(COLUMNS + [key for row in rows for key in row])
+    records = pd.DataFrame(rows).reindex(columns=list(names))
+    records["epoch"] = records["step"] * batch_size / n
+    records.attrs["status"] = status
+    return records
 
 
 def _status(row: dict, steps: int | None, stop_loss: float | None) -> str:
@@ -133,6 +165,17 @@ def _status(row: dict, steps: int | None, stop_loss: float | None) -> str:
     if stop_loss is not None and row["train_loss"] <= stop_loss:
         return "stop_loss"
     return "steps" if row["step"] == steps else ""
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[list[torch.Generator]]:
+    """The generators that dropout draws from, seeded for a while."""
+    gpus = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in gpus)]
+        for generator in generators:
+            generator.manual_seed(require.seed(seed))
+        yield generators
 
 
 @contextmanager
@@ -150,26 +193,45 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 def _stream(data: Data, batch_size: int, seed: int) -> Iterator[Tensor]:
     """The batches of all epochs, one after the other, on the device of the data."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(require.seed(seed))
     while True:
         yield from torch.stack(list(batches(len(data.x_train), batch_size, generator))).to(data.x_train.device)
 
 
-def _check(model, data, optimizer, steps, stop_loss, every, criterion) -> None:
+def _counts(n: int, batch_size: int, steps: int | None, check_every: int | None) -> tuple[int, int | None, int]:
+    batch_size = require.whole("batch_size", batch_size, most=n)
+    every = max(25, n // batch_size) if check_every is None else require.whole("check_every", check_every)
+    return batch_size, steps if steps is None else require.whole("steps", steps), every
+
+
+def _check(model, data, optimizer, scheduler, steps, stop_loss, criterion) -> None:
     if steps is None and stop_loss is None:
         raise ValueError("steps or stop_loss must say when to end, got neither")
-    if steps is not None:
-        check_size("steps", steps)
-    check_size("check_every", every)
-    if stop_loss is not None and math.isnan(stop_loss):
-        raise ValueError("stop_loss must be a number, got nan")
-    for lr in (group.get("initial_lr", group["lr"]) for group in optimizer.param_groups):
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr must be > 0 and finite, got {float(lr)}")
-    if not {id(p) for g in optimizer.param_groups for p in g["params"]} <= {id(p) for p in model.parameters()}:
-        raise ValueError("optimizer must hold parameters of this model, got others; make it from model.parameters()")
+    if stop_loss is not None:
+        require.number("stop_loss", stop_loss)
+    _check_optimizer(model, optimizer, scheduler)
     if len(places := {str(t.device) for t in (*model.parameters(), *data)}) > 1:
         raise ValueError(f"model and data must be on one device, got {sorted(places)}; use .to(device) on both")
     with _mode(model, False), torch.no_grad():
-        n_outputs = model(data.x_train[:1]).shape[-1]
+        n_outputs = _outputs(model, data.x_train[:2]).shape[-1]
     data.check(n_outputs if criterion is F.cross_entropy else None)
+
+
+def _check_optimizer(model, optimizer, scheduler) -> None:
+    for group in optimizer.param_groups:
+        require.number("lr", group.get("initial_lr", group["lr"]), above=0)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not held <= {id(p) for p in model.parameters()}:
+        raise ValueError("optimizer must hold parameters of this model, got others; make it from model.parameters()")
+    if not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("optimizer must hold a parameter to train, but all have requires_grad=False")
+    if scheduler is None:
+        return
+    try:
+        inspect.signature(scheduler.step).bind()
+    except TypeError as error:
+        kind = type(scheduler).__name__
+        remedy = "leave it out, and call its step with the loss in `record`"
+        raise require.error("scheduler", "one whose step() needs no value", kind, remedy) from error
+    if getattr(scheduler, "optimizer", optimizer).param_groups is not optimizer.param_groups:
+        raise ValueError("scheduler must be one of this optimizer, got one of another; make it from this optimizer")

@@ -231,6 +231,25 @@ def test_a_damaged_file_is_named(folder, name, damage):
         fashion_mnist(folder=folder)
 
 
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", r"begins with \[0, 0, 8, 3\], this is empty"),
+        (b"\0\0\x0d\3" + bytes(12), r"begins with \[0, 0, 8, 3\], this begins with \[0, 0, 13, 3\]"),  # floats
+        (struct.pack(">HBBI", 0, 8, 1, 30) + bytes(30), r"of 3 axes begins with .*, this begins with \[0, 0, 8, 1\]"),
+        (b"a,b\n1,2\n", "of 3 axes begins with"),
+        (struct.pack(">HBB3I", 0, 8, 3, 30, 28, 28), "30 x 28 x 28 bytes are announced, 0 there"),
+        (struct.pack(">HBB3I", 0, 8, 3, 30, 28, 28) + bytes(30 * 784 + 1), "are announced, 23521 there"),
+        (struct.pack(">HBB3I", 0, 8, 3, 30, 32, 32) + bytes(30 * 1024), r"it must hold images of 28 x 28 pixels"),
+        (struct.pack(">HBB3I", 0, 8, 3, 0, 28, 28), r"it must hold images of 28 x 28 pixels, not \(0, 784\)"),
+    ],
+)
+def test_a_foreign_file_says_what_it_is_not(folder, content, match):
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=f"train-images-idx3-ubyte.gz is damaged.*{match}"):
+        fashion_mnist(folder=folder)
+
+
 def test_labels_that_do_not_fit_the_images_are_named(folder):
     write_idx(folder / "train-labels-idx1-ubyte.gz", np.arange(30))
     with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz is damaged: it must hold one label in 0..9"):
@@ -342,6 +361,16 @@ def test_sizes_must_be_positive_integers(n):
         digits(n)
 
 
+def test_sizes_and_seeds_may_come_from_numpy_and_torch():
+    a, b = mnist1d(50, 20, seed=3), mnist1d(np.int64(50), torch.tensor(20), seed=np.int32(3))
+    assert all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
+    a, b = digits(1000, 10, seed=1), load("digits", np.int64(1000), np.uint8(10), seed=np.int64(1))
+    assert all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
+    assert next(batches(11, np.int64(3), torch.Generator().manual_seed(5))).shape == (3,)
+    with pytest.raises(ValueError, match="seed must be an integer from 0 to .*, got 0.5"):
+        mnist1d(50, 20, seed=0.5)
+
+
 def test_sizes_beyond_the_data(folder):
     with pytest.raises(ValueError, match="n_train must be an integer from 1 to 30, got 31"):
         fashion_mnist(31, folder=folder)
@@ -418,3 +447,6 @@ def test_best_device(monkeypatch):
         best_device("cuda")
     with pytest.raises(ValueError, match="device must be one of cpu on this machine, got 'tpu'"):
         best_device("tpu")
+    with pytest.raises(ValueError, match="device must be one of cpu on this machine, got 'cpu:first'"):
+        best_device("cpu:first")
+    assert best_device(torch.device("cpu")) == torch.device("cpu")

@@ -24,6 +24,7 @@ NAMED = {
     "study": {"cpu"},
     "models": {"cpu"},
     "checkpoint": {"cpu"},
+    "require": {"cpu"},
 }
 
 

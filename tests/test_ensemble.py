@@ -2,20 +2,23 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from sam_lite import stacked
+from sam_lite import sam, stacked
 from sam_lite.data import Data, batches
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
-from sam_lite.params import loss_of, member, params_of, stack
-from sam_lite.sam import sam_gradient
+from sam_lite.params import load_params, loss_of, member, params_of, stack
+from sam_lite.sam import SAM, sam_gradient
+from sam_lite.train import evaluate, train
 
 MAKE = partial(mlp, 6, (8, 7), 3)
 
@@ -229,6 +232,33 @@ def test_evaluation_in_blocks_is_evaluation(monkeypatch):
     torch.testing.assert_close(stacked.evaluate(outputs, params, data.x_train, data.y_train), whole)
 
 
+@pytest.mark.parametrize("limit", [2**26, 200, 1])  # all models at once, some, one
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        nn.CrossEntropyLoss(weight=torch.tensor([10.0, 1.0, 0.1], dtype=torch.float64)),
+        nn.CrossEntropyLoss(reduction="sum"),
+        lambda out, y: out.std(),
+        F.cross_entropy,
+    ],
+    ids=["class weights", "sum", "no mean", "mean"],
+)
+def test_the_loss_is_that_of_all_points_whatever_the_criterion(monkeypatch, criterion, limit):
+    """Sorted labels: no block has the classes of the whole."""
+    monkeypatch.setattr(stacked, "BLOCK", 7)
+    monkeypatch.setattr(stacked, "OUTPUTS", limit)
+    model, data = MAKE().double(), cloud()
+    order = data.y_train.argsort()
+    x, y = data.x_train[order], data.y_train[order]
+    members = [{name: p.double() for name, p in params_of(build(MAKE, seed)).items()} for seed in range(5)]
+    loss, accuracy = stacked.evaluate(stacked.forward(model), stack(members), x, y, criterion)
+    outs = [functional_call(model, p, (x,)) for p in members]
+    torch.testing.assert_close(loss, torch.stack([criterion(out, y) for out in outs]), rtol=1e-12, atol=0)
+    assert accuracy.tolist() == pytest.approx([(out.argmax(1) == y).double().mean().item() for out in outs])
+    with pytest.raises(ValueError, match="y must hold a label for each row of x, one or more, got 59 for 60"):
+        stacked.evaluate(stacked.forward(model), stack(members), x, y[:-1], criterion)
+
+
 def test_it_starts_where_it_is_told():
     data = cloud()
     first = train_ensemble(MAKE, data, seeds=[0, 1], batch_size=60, lr=0.1, steps=30)
@@ -261,18 +291,20 @@ BAD = [
     (dict(seeds=[]), "seeds must hold at least one seed, got none"),
     (dict(batch_size=61), "batch_size must be an integer from 1 to 60, got 61"),
     (dict(batch_size=0), "batch_size must be an integer from 1 to 60, got 0"),
-    (dict(lr=0.0), "lr must be > 0, got 0.0"),
-    (dict(lr=float("nan")), "lr must be > 0, got nan"),
+    (dict(lr=0.0), "lr must be a finite number > 0, got 0.0"),
+    (dict(lr=float("nan")), "lr must be a finite number > 0, got nan"),
+    (dict(lr="0"), r"lr must be one number or one per model, 2, got 1"),
+    (dict(lr=None), "lr must be a finite number > 0, got None"),
     (dict(lr=[0.1]), "lr must be one number or one per model, 2, got 1"),
-    (dict(momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
-    (dict(weight_decay=-1), "weight_decay must be >= 0, got -1.0"),
-    (dict(rho=[0.1, -0.1]), "rho must be >= 0, got -0.1"),
+    (dict(momentum=1.0), "momentum must be a finite number >= 0 and < 1, got 1.0"),
+    (dict(weight_decay=-1), "weight_decay must be a finite number >= 0, got -1"),
+    (dict(rho=[0.1, -0.1]), r"rho\[1\] must be a finite number >= 0, got -0.1"),
     (dict(steps=0), "steps must be an integer >= 1, got 0"),
     (dict(steps=1e4), "steps must be an integer >= 1, got 10000.0"),
     (dict(check_every=0), "check_every must be an integer >= 1, got 0"),
     (dict(record_every=2.5), "record_every must be an integer >= 1, got 2.5"),
     (dict(chunk=0), "chunk must be an integer >= 1, got 0"),
-    (dict(stop_loss=0.0), "stop_loss must be > 0, got 0.0"),
+    (dict(stop_loss=0.0), "stop_loss must be a finite number > 0, got 0.0"),
     (dict(optimizer="lion"), "optimizer must be 'sgd' or 'adam', got 'lion'"),
     (dict(start=stack([params_of(MAKE())])), "start must hold 2 models, one per seed, with shapes .*got .*1, "),
     (dict(start={"w": torch.zeros(2, 3)}), "start must hold 2 models, one per seed, with shapes .*got {'w'"),
@@ -286,9 +318,20 @@ def test_bad_settings_are_named(change, message):
         train_ensemble(MAKE, cloud(), **good | change)
 
 
-@pytest.mark.parametrize("seeds", [3, ["a"], [0.5]], ids=str)
-def test_seeds_are_integers(seeds):
-    with pytest.raises(TypeError, match="seeds must be integers in a row, such as range"):
+@pytest.mark.parametrize(
+    ("seeds", "match"),
+    [
+        (3, "seeds must be integers in a row, such as range"),
+        (np.int64(3), "seeds must be integers in a row, such as range"),
+        ("01", "seeds must be integers in a row, such as range"),
+        (["a"], r"seeds\[0\] must be an integer from 0 to .*, got 'a'"),
+        ([1, 0.5], r"seeds\[1\] must be an integer from 0 to .*, got 0.5"),
+        ([-1], r"seeds\[0\] must be an integer from 0 to .*, got -1"),
+    ],
+    ids=str,
+)
+def test_seeds_are_integers(seeds, match):
+    with pytest.raises(ValueError, match=match):
         train_ensemble(MAKE, cloud(), seeds=seeds, batch_size=8, lr=0.1, steps=5)
 
 
@@ -298,8 +341,16 @@ def test_numbers_of_numpy_and_torch_serve_too():
     for seeds, lr in (
         (np.arange(2), np.float64(0.1)),
         (torch.arange(2), torch.tensor([0.1, 0.1], dtype=torch.float64)),
+        (pd.Series([0, 1], index=[5, 7]), pd.Series([0.1, 0.1], index=[5, 7])),
+        ([np.int32(0), torch.tensor(1)], (torch.tensor(0.1, dtype=torch.float64), np.float64(0.1))),
     ):
         assert train_ensemble(MAKE, cloud(), seeds=seeds, **good | {"lr": lr}).table["train_loss"].equals(expected)
+    study = pd.DataFrame({"batch_size": [8], "steps": [5], "check": [2]}).iloc[0]
+    numbers = dict(
+        batch_size=study["batch_size"], steps=study["steps"], check_every=study["check"], record_every=study["check"]
+    )
+    found = train_ensemble(MAKE, cloud(), seeds=[0, 1], chunk=np.int64(1), stop_loss=np.float32(1e-9), **good | numbers)
+    assert found.table["train_loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-12)
 
 
 def test_a_model_in_place_of_its_maker_and_labels_it_does_not_have_are_named():
@@ -318,6 +369,392 @@ def test_layers_that_cannot_be_stacked_are_named(layer, message):
     make = lambda: nn.Sequential(nn.Linear(6, 8), layer, nn.Linear(8, 3))  # noqa: E731
     with pytest.raises(ValueError, match=message):
         train_ensemble(make, cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
+def one_by_one(make, data, seed, *, rho=0.0, lr=0.1, steps=20, **settings):
+    """The other route: `train`, for one model."""
+    model = build(make, seed)
+    model = model.to(data.x_train.dtype) if data.x_train.is_floating_point() else model
+    optimizer = SGD(model.parameters(), lr=lr, **settings)
+    train(model, data, SAM(optimizer, rho) if rho else optimizer, batch_size=8, steps=steps, seed=seed)
+    return params_of(model)
+
+
+def freezing(*names, make=MAKE):
+    def made():
+        model = make()
+        for name, p in model.named_parameters():
+            p.requires_grad_(name not in names)
+        return model
+
+    return made
+
+
+def as_vmap(make):
+    """The same model, but no chain of layers to `stacked`."""
+    return lambda: nn.Sequential(*make(), nn.Identity())
+
+
+@pytest.mark.parametrize("make", [MAKE, as_vmap(MAKE)], ids=["chain", "vmap"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"rho": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}], ids=["sgd", "sam", "momentum"]
+)
+@pytest.mark.parametrize(
+    "frozen", [("0.weight", "0.bias"), ("2.bias",), ("4.weight", "4.bias", "2.weight")], ids=["first", "bias", "last"]
+)
+def test_what_make_freezes_stays_bit_by_bit_and_the_rest_learns_as_in_train(make, settings, frozen):
+    data, make = cloud(), freezing(*frozen, make=make)
+    many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, steps=20, **settings)
+    for i, seed in enumerate([0, 4]):
+        for name in frozen:
+            assert torch.equal(many.params[name][i], many.start[name][i])
+            assert torch.equal(many.params[name][i], params_of(build(make, seed))[name].double())
+        torch.testing.assert_close(member(many.params, i), one_by_one(make, data, seed, **settings), rtol=0, atol=1e-12)
+
+
+def test_adam_leaves_what_is_frozen():
+    make = freezing("2.weight")
+    many = train_ensemble(make, cloud(), seeds=[0], batch_size=8, lr=0.01, steps=9, optimizer="adam", weight_decay=0.1)
+    assert torch.equal(many.params["2.weight"], many.start["2.weight"])
+    assert not torch.equal(many.params["0.weight"], many.start["0.weight"])
+
+
+def test_a_model_with_nothing_to_learn_is_refused():
+    for make in (lambda: MAKE().requires_grad_(False), nn.Flatten):
+        with pytest.raises(
+            ValueError, match="make must build a model with a parameter to train, but there is none, or"
+        ):
+            train_ensemble(make, cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
+class OfTokens(nn.Module):
+    """The mean of the tokens' vectors, or the last state of a recurrent layer."""
+
+    def __init__(self, inner=None, **settings):
+        super().__init__()
+        self.tokens, self.inner, self.out = (
+            nn.Embedding(9, 6, **settings),
+            inner and inner(6, 5, batch_first=True),
+            None,
+        )
+        self.out = nn.Linear(5 if inner else 6, 3)
+
+    def forward(self, x):
+        h = self.tokens(x)
+        return self.out(self.inner(h)[0][:, -1] if self.inner else h.mean(1))
+
+
+def sentences():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 9, (80, 4), generator=g)
+    y = x[:, 0] % 3
+    return Data(x[:60], y[:60], x[60:], y[60:])
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=["plain", "padding", "frequency"]
+)
+@pytest.mark.parametrize("inner", [None, nn.LSTM, nn.GRU, nn.RNN], ids=["mean", "LSTM", "GRU", "RNN"])
+def test_words_and_recurrent_layers_learn_as_in_train(inner, settings):
+    make, data = partial(OfTokens, inner, **settings), sentences()
+    many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, momentum=0.9, rho=0.1, steps=20)
+    assert many.params["tokens.weight"].dtype == torch.float32
+    for i, seed in enumerate([0, 4]):
+        expected = one_by_one(make, data, seed, rho=0.1, momentum=0.9)
+        torch.testing.assert_close(member(many.params, i), expected, rtol=1e-4, atol=1e-5)
+        loss, acc = evaluate_one(make, expected, data)
+        assert many.table["test_loss"][i] == pytest.approx(loss, rel=1e-4) and many.table["test_acc"][
+            i
+        ] == pytest.approx(acc)
+
+
+def evaluate_one(make, params, data):
+    return evaluate(load_params(make(), params), data.x_test, data.y_test)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm], ids=["old", "new"])
+def test_normed_weights_learn_as_in_train(norm):
+    make, data = lambda: nn.Sequential(norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3)), cloud()
+    many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, rho=0.1, steps=20)
+    for i, seed in enumerate([0, 4]):
+        torch.testing.assert_close(member(many.params, i), one_by_one(make, data, seed, rho=0.1), rtol=0, atol=1e-10)
+
+
+def test_layers_that_share_weights_or_have_hooks_learn_as_in_train():
+    def tied():
+        model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+        model[2].weight = model[0].weight
+        return model
+
+    def hooked():
+        model = MAKE()
+        model[1].register_forward_hook(lambda layer, args, out: 2 * out)
+        return model
+
+    def resting():
+        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+        model[1].eval()
+        model[3].eval()
+        return model
+
+    data = cloud()
+    for make in (tied, hooked, resting):
+        many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, steps=20)
+        for i, seed in enumerate([0, 4]):
+            torch.testing.assert_close(member(many.params, i), one_by_one(make, data, seed), rtol=0, atol=1e-12)
+
+
+class Functional(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.inner, self.call = MAKE(), call
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        return self.call(self, self.inner(x))
+
+
+def counting(model, out):
+    model.seen += 1
+    return out
+
+
+def averaging(model, out):
+    model.seen = 0.9 * model.seen + 0.1 * out.mean().detach()
+    return out
+
+
+CANNOT = {
+    "random function": (
+        lambda: Functional(lambda m, out: F.dropout(out, 0.5)),
+        "(?s)layer '', Functional.*cannot be had in stacked models; put another layer",
+    ),
+    "random activation": (
+        lambda: nn.Sequential(nn.Linear(6, 3), nn.RReLU()),
+        "layer '1', RReLU.*cannot be had in stacked models",
+    ),
+    "spectral norm": (
+        lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(6, 3)), nn.Identity()),
+        "buffer '0.parametrizations.weight.0._u' must be equal for all seeds",
+    ),
+    "counting buffer": (lambda: Functional(counting), "buffer 'seen' changes when the model is called"),
+    "averaging buffer": (lambda: Functional(averaging), "buffer 'seen' changes when the model is called"),
+    "instance statistics": (
+        lambda: nn.Sequential(nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten()),
+        "layer '2', InstanceNorm1d.*keeps batch statistics",
+    ),
+    "tuple": (
+        lambda: Functional(lambda m, out: (out, out)),
+        r"make must be a function .* outputs \(n, n_out\), got 'tuple'",
+    ),
+    "column": (lambda: Functional(lambda m, out: out[:, 0]), r"with a tensor of outputs \(n, n_out\), got \(8,\)"),
+}
+
+
+@pytest.mark.parametrize("what", CANNOT)
+def test_a_model_that_cannot_be_stacked_names_its_layer(what):
+    make, match = CANNOT[what]
+    with pytest.raises(ValueError, match=match):
+        train_ensemble(
+            lambda: nn.Sequential(nn.Linear(6, 6), *make()) if what == "instance statistics" else make(),
+            cloud(),
+            seeds=[0, 1],
+            batch_size=8,
+            lr=0.1,
+            steps=5,
+        )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.LSTM(6, 6, 2, dropout=0.5), nn.MultiheadAttention(6, 2, dropout=0.5), nn.Embedding(3, 6, sparse=True)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_with_masks_inside_are_named(layer):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part, self.out = layer, nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.out(x)
+
+    with pytest.raises(ValueError, match="(?s)layer 'part', .*(draws random masks|has sparse gradients)"):
+        train_ensemble(Model, cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
+def test_random_numbers_beside_a_recurrent_layer_are_refused():
+    class Model(OfTokens):
+        def forward(self, x):
+            return F.dropout(super().forward(x), 0.5)
+
+    with pytest.raises(ValueError, match="Model draws random numbers, which cannot be had in stacked models"):
+        train_ensemble(partial(Model, nn.LSTM), sentences(), seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
+def test_an_error_of_the_model_itself_comes_through():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train_ensemble(
+            lambda: nn.Sequential(nn.Linear(5, 3), nn.Identity()), cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5
+        )
+
+
+def test_buffers_that_differ_by_seed_are_refused():
+    make = lambda: Functional(lambda m, out: out + m.seen)  # noqa: E731
+
+    def random():
+        model = make()
+        model.seen = torch.randn(())
+        return model
+
+    assert len(train_ensemble(make, cloud(), seeds=[0, 1], batch_size=8, lr=0.1, steps=2).table) == 2
+    with pytest.raises(
+        ValueError, match="buffer 'seen' must be equal for all seeds; make it a parameter with requires_g"
+    ):
+        train_ensemble(random, cloud(), seeds=[0, 1], batch_size=8, lr=0.1, steps=2)
+
+
+def test_the_global_generator_stays():
+    before = torch.get_rng_state()
+    train_ensemble(MAKE, cloud(), seeds=[0, 1], batch_size=8, lr=0.1, dropout=0.5, steps=2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- what a user's functions return, and stops
+
+GOOD = dict(seeds=[0, 1, 2], batch_size=8, lr=0.1, steps=40)
+
+
+@pytest.mark.parametrize(
+    ("found", "match"),
+    [
+        (None, "record must be a function that returns a dict, got None; where nothing is recorded, return {}"),
+        (3.0, "record must be a function that returns a dict, got 3.0"),
+        (
+            {"step": torch.ones(3)},
+            "the name of what record returns must be a word other than model, step, .*, got 'step'",
+        ),
+        ({"status": ["a"] * 3}, "must be a word other than .*, got 'status'"),
+        ({"lr": torch.ones(3)}, "must be a word other than .*, got 'lr'"),
+        ({"seed": torch.ones(3)}, "must be a word other than .*, got 'seed'"),
+        (
+            {"norm": torch.ones(2)},
+            "'norm' must be one value for each of the 3 models in `members`, got .*; these are 2",
+        ),
+        ({"norm": [1.0] * 4}, "'norm' must be one value for each of the 3 models in `members`, got .*; these are 4"),
+        ({"norm": torch.ones(3, 2)}, r"what record returns as 'norm' must be one number or word, got \[1.0, 1.0\]"),
+    ],
+)
+def test_what_record_may_not_return_is_said_at_once_and_no_training_is_lost(found, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        train_ensemble(MAKE, cloud(), record=lambda params, members: found, record_every=10, **GOOD)
+    run = caught.value.so_far
+    expected = train_ensemble(MAKE, cloud(), **GOOD | {"steps": 10})
+    torch.testing.assert_close(run.params, expected.params, rtol=0, atol=0)
+    assert run.table["status"].tolist() == ["error"] * 3 and run.table["step"].tolist() == [10] * 3
+    assert run.records["train_loss"].tolist() == pytest.approx(expected.table["train_loss"].tolist(), rel=1e-12)
+
+
+def test_too_few_values_are_refused():
+    with pytest.raises(ValueError, match="'norm' must be one value for each of the 3 models in `members`"):
+        train_ensemble(MAKE, cloud(), record=lambda params, members: {"norm": params["4.bias"][0, :2]}, **GOOD)
+
+
+def test_what_record_may_return():
+    record = lambda params, members: {  # noqa: E731
+        "array": np.arange(len(members)) + 0.5, "list": ["a"] * len(members), "one": 2.0, "scalar": torch.tensor(3.0),
+        "series": pd.Series(members.tolist(), index=members.tolist()), "none": None,
+    }  # fmt: skip
+    found = train_ensemble(MAKE, cloud(), record=record, **GOOD).table
+    assert found["array"].tolist() == [0.5, 1.5, 2.5] and found["list"].tolist() == ["a"] * 3
+    assert found["one"].tolist() == [2.0] * 3 and found["scalar"].tolist() == [3.0] * 3
+    assert found["series"].tolist() == [0, 1, 2] and found["none"].isna().all()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError("mine")], ids=["Stop", "error"])
+@pytest.mark.parametrize("where", ["record", "progress", "schedule", "ascent", "criterion"])
+def test_a_stop_or_an_error_keeps_what_there_is(where, error):
+    """The first group has ended, the second is under way, the third has not begun."""
+    calls, seen = [], {}
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) == at[where]:
+            raise error
+        return {}
+
+    at = {"record": 3, "progress": 3, "schedule": 61, "ascent": 62, "criterion": 60}
+    settings = {
+        "record": {"record": lambda params, members: fails() or seen.update(step=1) or {}},
+        "progress": {"progress": lambda total: SimpleNamespace(update=fails, close=lambda: seen.update(closed=1))},
+        "schedule": {"schedule": lambda step: fails() or 1.0},
+        "ascent": {"rho": 0.05, "ascent": lambda g, w, rho: fails() or {k: rho * v for k, v in g.items()}},
+        "criterion": {"criterion": lambda out, y: fails() or F.cross_entropy(out, y)},
+    }[where]
+    go = partial(train_ensemble, MAKE, cloud(), chunk=1, record_every=20, check_every=20, **GOOD | settings)
+    if isinstance(error, KeyboardInterrupt):
+        run, word = go(), "stopped"
+    else:
+        with pytest.raises(ZeroDivisionError, match="mine") as caught:
+            go()
+        run, word = caught.value.so_far, "error"
+    assert run.table["status"].tolist() == ["steps", word, word]
+    first, second, third = run.table["step"]
+    assert first == 40 and 0 < second < 40 and third == 0
+    assert run.table["gradients"].tolist() == [n * (2 if where == "ascent" else 1) for n in (40, second, 0)]
+    assert run.table["train_loss"].isna().tolist() == [False, True, True]
+    assert set(run.records["model"]) == ({0, 1} if second >= 20 else {0})
+    torch.testing.assert_close(member(run.params, 2), member(run.start, 2), rtol=0, atol=0)
+    plain = {"rho": 0.05, "ascent": lambda g, w, rho: {k: rho * v for k, v in g.items()}} if where == "ascent" else {}
+    for i, steps in ((0, 40), (1, second)):
+        alone = train_ensemble(MAKE, cloud(), chunk=1, **GOOD | plain | {"steps": int(steps)})
+        torch.testing.assert_close(member(run.params, i), member(alone.params, i), rtol=0, atol=1e-12)
+    assert where != "progress" or seen["closed"]
+
+
+def test_a_stop_before_anything_is_recorded_has_all_columns():
+    run = train_ensemble(MAKE, cloud(), schedule=Stop(), **GOOD)
+    whole = train_ensemble(MAKE, cloud(), **GOOD)
+    assert list(run.table) == list(whole.table) and list(run.records) == list(whole.records)
+    assert run.table["status"].tolist() == ["stopped"] * 3 and run.table["step"].tolist() == [0] * 3
+    torch.testing.assert_close(run.params, whole.start, rtol=0, atol=0)
+
+
+class Stop:
+    def __call__(self, *args):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (dict(schedule=lambda step: None), "what schedule returns must be a finite number, got None"),
+        (dict(schedule=lambda step: float("nan")), "what schedule returns must be a finite number, got nan"),
+        (
+            dict(criterion=lambda out, y: 1.0),
+            "criterion must be a function that returns the loss, a tensor without dim",
+        ),
+        (
+            dict(criterion=partial(F.cross_entropy, reduction="none")),
+            "criterion must be a function that returns the loss",
+        ),
+        (dict(progress=lambda total: None), "progress must be a function that makes a bar"),
+        (dict(make=lambda: None), "make must be a function that builds a model, got None; has it a `return`"),
+    ],
+)
+def test_what_other_functions_may_not_return(change, match):
+    with pytest.raises(ValueError, match=match):
+        train_ensemble(**dict(make=MAKE, data=cloud()) | GOOD | change)
+
+
+def test_the_start_may_be_of_numpy_and_in_any_order():
+    first = train_ensemble(MAKE, cloud(), **GOOD)
+    start = {name: p.numpy() for name, p in reversed(list(first.params.items()))}
+    again = train_ensemble(MAKE, cloud(), start=start, **GOOD)
+    expected = train_ensemble(MAKE, cloud(), start=first.params, **GOOD)
+    torch.testing.assert_close(again.params, expected.params, rtol=0, atol=0)
+    assert list(again.params) == list(first.params)
 
 
 def test_dropout_is_back_propagation_through_the_masked_network():
@@ -386,10 +823,42 @@ def test_sam_climbs_and_descends_with_the_same_masks():
     torch.testing.assert_close(moved, {k: g.detach() for k, g in reference.items()}, rtol=0, atol=1e-10)
 
 
+class Masked(nn.Module):
+    """Dropout with given masks: the next one for each new random number, the same for the same one."""
+
+    def __init__(self, masks):
+        super().__init__()
+        self.masks, self.known = masks, {}
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        drawn = torch.rand(()).item()
+        if drawn not in self.known:
+            self.known[drawn] = self.masks.pop(0)
+        return x * self.known[drawn]
+
+
+@pytest.mark.skipif(not hasattr(sam, "pure"), reason="SAM.step draws anew in its second pass")
+def test_with_dropout_and_sam_a_member_is_what_train_makes_of_it(monkeypatch):
+    """SAM's two passes drop the same units, here and there."""
+    true, seen = stacked.dropout, []
+    monkeypatch.setattr(stacked, "dropout", lambda *args: (seen.append(true(*args)), seen[-1])[1])
+    data, settings = cloud(), dict(batch_size=8, steps=7)  # one epoch: later ones have other batches, after other draws
+    many = train_ensemble(MAKE, data, seeds=[3], lr=0.1, rho=0.2, dropout=0.4, **settings)
+    first, relu, second, _, last = build(MAKE, 3).double()
+    layers = [Masked([masks[i][0] for masks in seen]) for i in range(2)]
+    model = nn.Sequential(first, relu, layers[0], second, relu, layers[1], last)
+    train(model, data, SAM(SGD(model.parameters(), lr=0.1), rho=0.2), seed=3, **settings)
+    expected = dict(zip(many.params, params_of(model).values(), strict=True))
+    torch.testing.assert_close(member(many.params, 0), expected, rtol=0, atol=1e-12)
+    assert len(seen) == 7 and not any(layer.masks for layer in layers)
+
+
 def test_dropout_needs_a_chain_with_relu():
     with pytest.raises(ValueError, match="dropout needs a chain of linear layers with ReLU between them, got"):
         train_ensemble(
             partial(mlp, 6, (8,), 3, activation="tanh"), cloud(), seeds=[0], batch_size=8, lr=0.1, dropout=0.1, steps=1
         )
-    with pytest.raises(ValueError, match=r"dropout must be in \[0, 0.99\], got 1.0"):
+    with pytest.raises(ValueError, match="dropout must be a finite number >= 0 and <= 0.99, got 1.0"):
         train_ensemble(MAKE, cloud(), seeds=[0], batch_size=8, lr=0.1, dropout=1.0, steps=1)

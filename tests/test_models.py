@@ -1,3 +1,5 @@
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -119,6 +121,12 @@ def test_build_puts_the_generator_back_after_an_error():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("made", [None, mlp])
+def test_build_refuses_what_is_no_model(made):
+    with pytest.raises(ValueError, match="make must be a function that builds a model, got .*; has it a `return`"):
+        build(lambda: made, 0)
+
+
 def test_build_refuses_another_device():
     with pytest.raises(ValueError, match=r"make must build on the CPU.*then use \.to\(device\)"):
         build(lambda: mlp(3, [4], 2).to("meta"), 0)
@@ -206,10 +214,43 @@ def test_unknown_names_list_the_known():
         keskar("F3")
 
 
-@pytest.mark.parametrize("sizes", [(0, [4], 2), (3, [4, -1], 2), (3, [4.0], 2), (3, [4], 0), (3, 4, 2), (3, "4", 2)])
-def test_sizes_must_be_positive_integers(sizes):
-    with pytest.raises(ValueError, match=r"sizes must be integers >= 1.*, got"):
+@pytest.mark.parametrize(
+    ("sizes", "match"),
+    [
+        ((0, [4], 2), "n_in must be an integer >= 1, got 0"),
+        ((3, [4, -1], 2), r"widths\[1\] must be an integer >= 1, got -1"),
+        ((3, [4.0], 2), r"widths\[0\] must be an integer >= 1, got 4.0"),
+        ((3, [True], 2), r"widths\[0\] must be an integer >= 1, got True"),
+        ((3, [4], None), "n_out must be an integer >= 1, got None"),
+        ((3, 4, 2), r"widths must be integers >= 1 in a row, such as \[50, 50\], got 4"),
+        ((3, "4", 2), r"widths\[0\] must be an integer >= 1, got '4'"),
+    ],
+)
+def test_sizes_must_be_positive_integers(sizes, match):
+    with pytest.raises(ValueError, match=match):
         mlp(*sizes)
+
+
+def test_sizes_may_come_from_numpy_torch_and_a_table():
+    study = pd.DataFrame({"width": [4, 5], "depth": [1, 2], "seed": [0, 1]})  # an entry of it is NumPy's
+    expected = layer_sizes(mlp(3, [5, 5], 2))
+    n = study["width"][1]
+    assert layer_sizes(mlp(np.int64(3), [n] * study["depth"][1], np.uint8(2))) == expected
+    assert layer_sizes(mlp(3, np.array([5, 5]), 2)) == layer_sizes(mlp(3, torch.tensor([5, 5]), 2)) == expected
+    assert layer_sizes(keskar("F1", width=n)) == layer_sizes(keskar("F1", width=5))
+    assert GhostBatchNorm1d(5, np.int64(4)).ghost_size == 4
+    a, b = (params_of(build(lambda: mlp(3, [4], 2), seed)) for seed in (study["seed"][1], 1))
+    assert torch.equal(a["0.weight"], b["0.weight"])
+
+
+def layer_sizes(model):
+    return [tuple(p.shape) for p in model.parameters()]
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "1", None, 2**63])
+def test_seeds_are_integers_that_torch_takes(seed):
+    with pytest.raises(ValueError, match="seed must be an integer from 0 to 9223372036854775807, got"):
+        build(lambda: mlp(3, [4], 2), seed)
 
 
 @pytest.mark.parametrize("width", [0, -2, 2.5])

@@ -233,6 +233,77 @@ def test_bad_tables_are_named():
         ranking.rank_correlation(grid(), ["flatness"], AXES)
     with pytest.raises(ValueError, match=r"axis 'lr' must have two values or more, got \[1\]"):
         ranking.rank_correlation(grid().assign(lr=1), ["m"], AXES)
+    with pytest.raises(ValueError, match=r"axes must be names in a row, such as .*, got 'lr'"):
+        ranking.psi(grid(), "m", "lr")
+    with pytest.raises(ValueError, match=r"axis 'cmi' has the name of an answer \(tau, psi, .*rename that column"):
+        ranking.rank_correlation(grid().rename(columns={"lr": "cmi"}), ["m"], ["cmi", "width"])
+    for statistic in (ranking.tau, ranking.cmi, ranking.psi):
+        with pytest.raises(ValueError, match="table must have a column 'flatness', got lr"):
+            statistic(grid(), "flatness", **{} if statistic is ranking.tau else {"axes": AXES})
+    with pytest.raises(ValueError, match=r"columns 'm' and 'gap' must hold numbers: .*low"):
+        ranking.tau(grid().assign(m=["low", "1"] * 27), "m")
+    with pytest.raises(ValueError, match="axis 'lr' must hold values that have an order, such as numbers: unhash"):
+        ranking.psi(grid().assign(lr=[[1], [2]] * 27), "m", AXES)
+    for settings, match in (
+        ({"n_test": 0}, "n_test must be an integer >= 1"),
+        ({"n_test": 9, "enough": None}, "enough"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            ranking.sign_errors(grid(), "m", AXES, **settings)
+    with pytest.raises(ValueError, match="draws must be an integer >= 1, got 2.5"):
+        ranking.bootstrap(grid(), len, by=AXES, draws=2.5)
+    with pytest.raises(ValueError, match="pairs must be an integer >= 1, got 0"):
+        ranking.cmi(grid(), "m", AXES, pairs=0)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA], ids=str)
+@pytest.mark.parametrize("axis", AXES)
+def test_a_missing_setting_is_a_value_like_others(axis, missing):
+    """None, as in `schedule=[0.1, None]`, in the place of the largest value: nothing but its name is another."""
+    table = grid(seeds=5)
+    holed = table.assign(**{axis: pd.Series([missing if v == 2 else v for v in table[axis]], dtype=object)})
+    for other in AXES:
+        assert ranking.granulated(holed, "m", other, AXES) == ranking.granulated(table, "m", other, AXES)
+    assert ranking.psi(holed, "m", AXES) == ranking.psi(table, "m", AXES)
+    assert ranking.cmi(holed, "m", AXES) == ranking.cmi(table, "m", AXES)
+    expected, found = (ranking.sign_errors(t, "m", AXES, n_test=10_000) for t in (table, holed))
+    assert len(found) == len(expected) > 20 and found["error"].tolist() == expected["error"].tolist()
+    assert found["to"].isna().sum() == (expected["axis"].eq(axis) & expected["to"].eq(2)).sum() > 0
+    both = (ranking.rank_correlation(t, ["m"], AXES, n_test=10_000) for t in (table, holed))
+    pd.testing.assert_frame_equal(*both, check_exact=True)
+
+
+def test_a_missing_setting_makes_two_values_of_one():
+    table = grid().query("lr < 2").assign(lr=lambda t: t["lr"].where(t["lr"] > 0))  # 1 and NaN
+    assert not math.isnan(ranking.rank_correlation(table, ["m"], AXES).loc["m", "lr"])
+    with pytest.raises(ValueError, match=r"axis 'lr' must have two values or more, got \[nan\]"):
+        ranking.rank_correlation(table.assign(lr=np.nan), ["m"], AXES)
+
+
+def test_settings_may_be_words_numbers_bools_and_tuples():
+    table = grid()
+    names = {0: (50, 50), 1: "50", 2: 50}
+    mixed = table.assign(lr=[names[v] for v in table["lr"]], width=table["width"] > 0)
+    by_hand = psi_by_hand(table.assign(width=table["width"] > 0), "m", "lr")
+    assert ranking.granulated(mixed, "m", "lr", AXES) == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_a_missing_seed_or_cluster_is_one_like_others():
+    table = grid(seeds=4)
+    holed = table.assign(seed=table["seed"].where(table["seed"] < 3))
+    mean = lambda t: t["gap"].mean()  # noqa: E731
+    np.testing.assert_array_equal(ranking.jackknife(holed, mean), ranking.jackknife(table, mean))
+    draws = [ranking.bootstrap(t, mean, by=["seed"], draws=20) for t in (table, holed)]
+    np.testing.assert_array_equal(*draws)
+
+
+def test_a_measure_may_have_none_for_a_hole():
+    table = grid(seeds=3)
+    hole = table.index % 7 == 0
+    some = table.assign(m=[None if h else v for h, v in zip(hole, table["m"].astype(object), strict=True)])
+    some["m"] = some["m"].astype(object)
+    assert ranking.psi(some, "m", AXES) == ranking.psi(table[~hole], "m", AXES)
+    assert ranking.tau(some, "m") == ranking.tau(table[~hole], "m")
 
 
 def test_psi_is_the_mean_over_the_axes():

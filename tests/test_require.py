@@ -47,6 +47,14 @@ def test_what_is_not_whole(value):
         require.whole("steps", value)
 
 
+def test_seeds_are_what_every_generator_takes():
+    assert require.seed(np.int64(7)) == 7 and np.random.default_rng(require.seed(2**63 - 1))
+    with pytest.raises(ValueError, match="seed must be an integer from 0 to 9223372036854775807, got -1"):
+        require.seed(-1)
+    with pytest.raises(ValueError, match=r"seeds\[2\] must be an integer from 0"):
+        require.seed(0.5, "seeds[2]")
+
+
 def test_the_largest_whole_number_is_named():
     with pytest.raises(ValueError, match="batch_size must be an integer from 1 to 60, got 61; use fewer"):
         require.whole("batch_size", 61, most=60, remedy="use fewer")

@@ -104,6 +104,35 @@ def test_a_group_has_a_row_per_network_in_the_order_of_the_grid(small):
     np.testing.assert_allclose(table[numbers].iloc[3].astype(float), alone[numbers].iloc[0].astype(float), rtol=0.05)
 
 
+def test_a_row_of_the_study_gives_the_settings_of_a_group(small, table):
+    """NumPy's numbers, as pandas hands them out."""
+    row = table.query("optimizer == 'adam' and dropout == 0 and width == 50 and depth == 2 and batch_size == 50").iloc[
+        0
+    ]
+    settings = [row[name] for name in study.AXES]
+    assert {type(value).__module__ for value in settings} == {"numpy", "builtins"}
+    one = dict(lr_levels=[row["lr_level"]], weight_decays=[row["weight_decay"]], seeds=[row["seed"]], data=small)
+    found = study.group(*settings, **one, samples=np.int64(2))
+    plain = study.group(
+        50, 2, 50, "adam", 0.0, lr_levels=[int(row["lr_level"])], weight_decays=[0.0], seeds=[0], data=small, samples=2
+    )
+    assert row["seed"] == 0 and row["weight_decay"] == 0
+    pd.testing.assert_frame_equal(found, plain)
+
+
+def test_groups_of_other_settings_are_refused(small):
+    for settings, match in (
+        ({"optimizer": "lion"}, "optimizer must be one of sgd, momentum, adam, got 'lion'"),
+        ({"lr_levels": [3]}, "lr_levels must be an integer from 0 to 2, got 3"),
+        ({"depth": 2.0}, "depth must be an integer >= 0, got 2.0"),
+        ({"samples": 0}, "samples must be an integer >= 1, got 0"),
+        ({"dropout": None}, "dropout must be a finite number >= 0 and <= 0.99, got None"),
+        ({"seeds": []}, "seed must be a list of one or more different values, got"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            study.group(**dict(width=8, depth=1, batch_size=20, optimizer="sgd", dropout=0.0, data=small) | settings)
+
+
 def test_networks_that_never_get_there_are_kept_without_measures(small, monkeypatch):
     monkeypatch.setattr(study, "STEPS", 50)
     table = study.group(16, 2, 20, "sgd", 0.0, lr_levels=[0], weight_decays=[0.0], seeds=[0, 1], data=small)

@@ -1,17 +1,24 @@
 """A sweep that is killed, stopped, damaged or cut off must end in the table of one that was not."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from sam_lite import sweep
+from sam_lite import sweep, tables
+from sam_lite.data import mnist1d
+from sam_lite.models import build, mlp
+from sam_lite.train import train
 
 JOBS = sweep.grid(width=[1, 2, 3], rate=[0.1, 0.25])
 
@@ -40,10 +47,29 @@ def test_a_grid_is_every_combination():
     assert sweep.grid() == [{}]
 
 
-@pytest.mark.parametrize("values", [[], [1, 1], "ab"])
+@pytest.mark.parametrize("values", [[], [1, 1], "ab", 3, None, [1, True], [float("nan"), float("nan")], np.ones(2)])
 def test_a_grid_of_no_or_equal_values_is_refused(values):
     with pytest.raises(ValueError, match="lr must be a list of one or more different values, got"):
         sweep.grid(lr=values)
+
+
+def test_a_grid_of_other_librarys_numbers_is_one_of_pythons():
+    found = sweep.grid(a=np.arange(2), b=(x for x in [np.float32(0.5)]), c=pd.Series(["x"]), d=[None, (np.int64(3), 4)])
+    assert found == sweep.grid(a=[0, 1], b=[0.5], c=["x"], d=[None, (3, 4)])
+    assert {type(value) for job in found for value in job.values()} == {int, float, str, tuple, type(None)}
+
+
+@pytest.mark.parametrize(
+    "value", [[50, 50], {"a": 1}, np.ones(2), len, b"x", pd.Timestamp("2020-01-01"), ([1],)], ids=str
+)
+def test_a_setting_that_no_file_can_keep_is_refused(tmp_path, value):
+    with pytest.raises(
+        ValueError, match="widths must be a setting of None, a bool, a number, a word, or a tuple of these"
+    ):
+        sweep.grid(widths=[value, 1])
+    with pytest.raises(ValueError, match="widths must be a setting of .*; let `work` make of it what it needs"):
+        sweep.run(work, [{"widths": value}], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_table_is_that_of_all_jobs_in_order(tmp_path):
@@ -57,14 +83,258 @@ def test_a_second_call_does_nothing_again(tmp_path):
     assert again.calls == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("NaN in the data")], ids=["Stop", "error"])
-def test_after_a_stop_or_an_error_only_the_rest_is_done(tmp_path, error):
-    with pytest.raises(type(error), match=str(error) or "^$"):
-        sweep.run(Counted(fail_at=4, error=error), JOBS, tmp_path)
+def test_after_a_stop_only_the_rest_is_done(tmp_path):
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        sweep.run(Counted(fail_at=4, error=KeyboardInterrupt()), JOBS, tmp_path)
     assert not list(tmp_path.glob("*.part"))
     rest = Counted()
     pd.testing.assert_frame_equal(sweep.run(rest, JOBS, tmp_path), expected())
     assert rest.calls == JOBS[3:]
+
+
+def test_a_job_that_fails_names_itself_and_the_others_are_done(tmp_path, capsys):
+    match = (
+        r"1 of 6 jobs failed: rate=0.25, width=2: ValueError\('NaN in the data'\). The others are kept in .*same call"
+    )
+    with pytest.raises(RuntimeError, match=match) as caught:
+        sweep.run(Counted(fail_at=4, error=ValueError("NaN in the data")), JOBS, tmp_path)
+    assert "job rate=0.25, width=2 failed, the others go on: ValueError('NaN in the data')" in capsys.readouterr().out
+    assert isinstance(caught.value.__cause__, ValueError)
+    rest = Counted()
+    pd.testing.assert_frame_equal(sweep.run(rest, JOBS, tmp_path), expected())
+    assert rest.calls == [JOBS[3]]
+
+
+@pytest.mark.parametrize(
+    ("found", "match"),
+    [
+        (
+            None,
+            "work must be a function that returns a table, a pandas DataFrame with a row or more, got None; has it a",
+        ),
+        ({"loss": [1.0]}, "work must be a function that returns a table, .* got {'loss': .1.0.}"),
+        (pd.Series([1.0]), "work must be a function that returns a table"),
+        (
+            pd.DataFrame({"loss": []}),
+            "work must be a function that returns a table, a pandas DataFrame with a row or more",
+        ),
+        (
+            pd.DataFrame({"loss": [1.0], "width": [7]}),
+            "work returned a column 'width' that differs from the job's width=1",
+        ),
+        (pd.DataFrame({"loss": [len]}), "the table that work returned cannot be kept"),
+        (pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), "the table that work returned cannot be kept"),
+        (pd.DataFrame({"n": [2**70]}), "the table that work returned cannot be kept"),
+    ],
+)
+def test_what_work_may_not_return_names_the_job(tmp_path, found, match):
+    returned = lambda width, rate: found if width == 1 else work(width, rate)  # noqa: E731
+    with pytest.raises(RuntimeError, match=f"2 of 6 jobs failed: rate=0.1, width=1: ValueError.*{match}"):
+        sweep.run(returned, JOBS, tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+    rest = Counted()
+    pd.testing.assert_frame_equal(sweep.run(rest, JOBS, tmp_path), expected())
+    assert len(rest.calls) == 2
+
+
+def test_a_column_that_repeats_a_setting_is_no_clash(tmp_path):
+    both = lambda width, rate: work(width, rate).assign(width=width, rate=np.float64(rate))  # noqa: E731
+    for _ in "12":
+        pd.testing.assert_frame_equal(sweep.run(both, JOBS, tmp_path), expected())
+
+
+def test_a_named_index_and_the_status_of_a_training_are_columns(tmp_path):
+    def of(rate):
+        table = pd.DataFrame({"loss": [1.0, 2.0]}, index=pd.Index([7, 8], name="seed"))
+        table.attrs = {"status": "diverged" if rate > 1 else "steps", "model": object()}
+        return table
+
+    for _ in "12":
+        table = sweep.run(of, sweep.grid(rate=[1.0, 2.0]), tmp_path)
+        assert table["status"].tolist() == ["steps"] * 2 + ["diverged"] * 2 and table["seed"].tolist() == [7, 8] * 2
+        assert list(table) == ["seed", "loss", "status", "rate"] and not table.attrs
+
+
+def test_a_diverged_run_says_so_in_the_table(tmp_path):
+    def of(lr):
+        model = build(lambda: mlp(40, [4], 10), 0)
+        return train(model, mnist1d(40, 20), torch.optim.SGD(model.parameters(), lr=lr), batch_size=20, steps=50)
+
+    table = sweep.run(of, sweep.grid(lr=[0.1, 1e9]), tmp_path)
+    assert table.groupby("lr")["status"].last().tolist() == ["steps", "diverged"]
+
+
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2**80,
+    0.0,
+    1.0,
+    1e-300,
+    float("inf"),
+    float("nan"),
+    "",
+    "None",
+    "nan",
+    "True",
+    "1",
+]
+VALUES += [
+    "cifar/10",
+    "cifar_10",
+    "a",
+    "A",
+    "a-b=1",
+    "ü",
+    "\\",
+    "..",
+    "x" * 300,
+    "x" * 301,
+    (50, 60),
+    (50,),
+    (),
+    ("50", None),
+]
+VALUES += ["(50, 60)", "con", "a\nb", "a:b", " a", "a "]
+
+
+def test_settings_come_back_as_they_went_in_and_share_no_file(tmp_path):
+    of = lambda value: pd.DataFrame({"text": [repr(value)] * 2})  # noqa: E731
+    for _ in "12":
+        table = sweep.run(of, [{"value": value} for value in VALUES], tmp_path)
+        assert list(map(repr, table["value"])) == [repr(value) for value in VALUES for _ in "12"]
+        assert table["text"].tolist() == [repr(value) for value in VALUES for _ in "12"]
+    names = [path.name for path in tmp_path.glob("*.parquet")]
+    assert len({name.lower() for name in names}) == len(VALUES)
+    assert all(name.isascii() and len(name) < 200 for name in names)
+
+
+def test_settings_of_one_kind_make_a_column_of_that_kind(tmp_path):
+    jobs = sweep.grid(flag=[True, False], n=[1, 2], x=[0.5, 1], word=["a", "b"], pair=[(1, 2), (3, 4)], maybe=[None, 1])
+    table = sweep.run(lambda **job: pd.DataFrame({"seed": [0, 1]}), jobs, tmp_path)
+    assert [str(table[name].dtype) for name in ("flag", "n", "x", "pair", "maybe")] == [
+        "bool",
+        "int64",
+        "float64",
+        *["object"] * 2,
+    ]
+    assert table["pair"][0] == (1, 2) and table["maybe"][0] is None
+    assert len(table) == 2 * len(jobs) and (table.groupby(["flag", "n", "x", "word", "pair"]).size() == 4).all()
+
+
+def test_jobs_with_pairs_that_read_alike_are_two(tmp_path):
+    jobs = [{"a": "1-b=2", "b": 3}, {"a": "1", "b": "2-b=3"}, {"b": "2", "a": 1}]
+    table = sweep.run(lambda a, b: pd.DataFrame({"x": [f"{a} {b}"]}), jobs, tmp_path)
+    assert table["x"].tolist() == ["1-b=2 3", "1 2-b=3", "1 2"]
+    again = [dict(reversed(job.items())) for job in jobs]
+    assert sweep.run(Counted(), again, tmp_path)["x"].tolist() == table["x"].tolist()
+
+
+def test_a_job_may_have_any_name_of_an_argument(tmp_path):
+    jobs = sweep.grid(job=[1], name=["a"], folder=[2], self=[3], limit=[4], key=[5], workers=[6])
+    table = sweep.run(lambda **job: pd.DataFrame({"x": [sum(v for v in job.values() if v != "a")]}), jobs, tmp_path)
+    assert table["x"].tolist() == [21] and table["workers"].tolist() == [6]
+
+
+HOLDER = """
+    import sys, time, pandas as pd
+    from sam_lite import sweep
+
+    def work(i):
+        print("at work", flush=True)
+        time.sleep(60)
+        return pd.DataFrame({"x": [i]})
+
+    sweep.run(work, sweep.grid(i=[0, 1]), sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(tables.fcntl is None, reason="this system has no such locks")
+def test_a_second_process_is_told_of_the_first_and_a_killed_one_leaves_no_lock(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "at work\n"
+        before = sorted(tmp_path.iterdir())
+        of = lambda i: pd.DataFrame({"x": [i]})  # noqa: E731
+        with pytest.raises(
+            RuntimeError, match="another process works in the folder .*; when it has ended, the same call"
+        ):
+            sweep.run(of, sweep.grid(i=[0, 1]), tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+        process.kill()
+        process.wait()
+    assert sweep.run(of, sweep.grid(i=[0, 1]), tmp_path)["x"].tolist() == [0, 1]
+
+
+def test_where_folders_cannot_be_locked_it_works_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "fcntl", None)
+    pd.testing.assert_frame_equal(sweep.run(work, JOBS, tmp_path / "a"), expected())
+    refuse = SimpleNamespace(LOCK_EX=0, LOCK_NB=0, flock=lambda *args: os.stat(tmp_path / "no such file"))
+    monkeypatch.setattr(tables, "fcntl", refuse)
+    pd.testing.assert_frame_equal(sweep.run(work, JOBS, tmp_path / "b"), expected())
+
+
+def test_other_files_in_the_folder_stay(tmp_path):
+    (tmp_path / "film.part").write_text("mine")
+    (tmp_path / "sweep.json.part").write_text("of a process that was killed")
+    sweep.run(work, JOBS, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.part")] == ["film.part"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"a"'])
+def test_a_damaged_list_of_jobs_is_named(tmp_path, text):
+    sweep.run(work, JOBS, tmp_path)
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(ValueError, match="sweep.json is damaged or of another program; name another folder, or move"):
+        sweep.run(work, JOBS, tmp_path)
+
+
+def test_a_folder_of_an_earlier_format_or_of_other_jobs_is_named(tmp_path):
+    sweep.run(work, JOBS, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"has other jobs: '6 jobs, such as rate=0.25-width=1-.*' there, '6 jobs, such as .*0.5"
+    ):
+        sweep.run(work, sweep.grid(width=[1, 2, 3], rate=[0.1, 0.5]), tmp_path)
+    (tmp_path / "sweep.json").write_text('{"version": "", "jobs": ["width=1.parquet"]}')
+    with pytest.raises(ValueError, match="has other format: 1 there, 2 now; name another folder"):
+        sweep.run(work, JOBS, tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timer")
+def test_a_job_that_takes_too_long_is_ended_and_named(tmp_path):
+    def of(i):
+        end = time.monotonic() + (30 if i == 1 else 0)
+        while time.monotonic() < end:
+            try:
+                time.sleep(0.01)
+            except Exception:  # a job that goes on whatever comes
+                pass
+        return pd.DataFrame({"x": [i]})
+
+    handler = signal.getsignal(signal.SIGALRM)
+    start = time.monotonic()
+    match = r"1 of 3 jobs failed: i=1: TimeoutError\('it took longer than 0.2 seconds: limit'\)"
+    with pytest.raises(RuntimeError, match=match):
+        sweep.run(of, sweep.grid(i=[0, 1, 2]), tmp_path, limit=np.float64(0.2))
+    assert time.monotonic() - start < 20 and signal.getsignal(signal.SIGALRM) == handler
+    assert len(list(tmp_path.glob("*.parquet"))) == 2
+    time.sleep(0.25)  # no alarm is left
+
+
+def test_a_limit_that_cannot_be_kept_is_refused(tmp_path):
+    for limit in (0, -1, float("nan"), "60", True):
+        with pytest.raises(ValueError, match="limit must be a finite number > 0, got"):
+            sweep.run(work, JOBS, tmp_path, limit=limit)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(ValueError, match="limit=5 needs the main thread of a process on Unix"),
+    ):
+        pool.submit(sweep.run, work, JOBS, tmp_path, limit=5).result()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +368,7 @@ def test_a_flipped_bit_that_reads_as_another_number_is_found(tmp_path, capsys):
             silent += not pd.read_parquet(path).equals(table)
         except Exception:  # what pyarrow makes of a damaged file is its own affair; this is about what it does not see
             continue
-        pd.testing.assert_frame_equal(sweep.run(work, JOBS[:1], tmp_path), table)
+        pd.testing.assert_frame_equal(sweep.run(work, JOBS[:1], tmp_path)[list(table)], table)
     assert silent > 3, "some damage is seen by no one but the checksum"
 
 
@@ -110,7 +380,8 @@ def test_a_folder_of_another_grid_or_version_is_refused_and_stays(tmp_path):
     ):
         sweep.run(work, JOBS, tmp_path, version="2")
     with pytest.raises(
-        ValueError, match="has other jobs: '6 jobs' there, '2 jobs' now; name another folder, or delete"
+        ValueError,
+        match="has other jobs: '6 jobs, such as .*' there, '2 jobs, such as .*' now; name another folder, or move",
     ):
         sweep.run(work, JOBS[:2], tmp_path, version="1")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -118,7 +389,7 @@ def test_a_folder_of_another_grid_or_version_is_refused_and_stays(tmp_path):
 
 @pytest.mark.parametrize("jobs", [[], [JOBS[0], JOBS[0]]])
 def test_no_jobs_and_equal_jobs_are_refused(tmp_path, jobs):
-    with pytest.raises(ValueError, match="jobs must be one or more different settings, got"):
+    with pytest.raises(ValueError, match="jobs must be different settings, one or more, got"):
         sweep.run(work, jobs, tmp_path)
 
 
@@ -223,6 +494,10 @@ CLUSTER = """
         with open(pids, "a") as file:
             file.write(f"{os.getpid()}\\n")
         time.sleep(0.3)
+        if how != "kill a worker" and width == 2 and rate == 0.25:
+            time.sleep(600 if how == "hang" else 0)
+            if how == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
         import numpy as np
         return pd.DataFrame({"seed": range(3), "loss": np.random.default_rng(width).random(3) * rate})
 
@@ -242,7 +517,8 @@ CLUSTER = """
         how = sys.argv[2]
         with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
             jobs = sweep.grid(width=[1, 2, 3], rate=[0.1, 0.25])
-            table = sweep.run(work, jobs, sys.argv[1], client=client, progress=Bar)
+            limit = {"hang": 10, "die": 30}.get(how)
+            table = sweep.run(work, jobs, sys.argv[1], client=client, limit=limit, progress=Bar)
             table.to_pickle(sys.argv[1] + ".pickle")
 """
 
@@ -263,6 +539,19 @@ def test_on_a_cluster_that_loses_a_worker_the_table_is_the_same(tmp_path):
     pids = (tmp_path / "out.pids").read_text().split()
     assert len(pids) > 6, "a job of the killed worker was begun again"
     pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "out.pickle"), expected())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [("hang", "TimeoutError.'no job ended within 10 seconds: limit'"), ("die", "rate=0.25, width=2: (Killed|Timeout)")],
+)
+def test_a_job_that_hangs_or_kills_its_worker_ends_and_the_others_are_kept(tmp_path, how, match):
+    done = on_a_cluster(tmp_path, how)
+    assert done.returncode != 0 and re.search(rf"\d of 6 jobs failed: .*{match}", done.stderr), done.stderr
+    rest = Counted()
+    pd.testing.assert_frame_equal(sweep.run(rest, JOBS, tmp_path / "out"), expected())
+    assert 1 <= len(rest.calls) <= 3, "those of the other worker at least are kept"
 
 
 @pytest.mark.slow

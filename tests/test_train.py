@@ -1,7 +1,9 @@
 import copy
+import io
 import math
 import os
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
 
 from sam_lite import checkpoint as checkpoint_module
 from sam_lite.data import batches, mnist1d
 from sam_lite.models import build, mlp
-from sam_lite.sam import SAM
+from sam_lite.sam import SAM, p_ascent
 from sam_lite.train import COLUMNS, evaluate, train
 
 
@@ -230,6 +232,31 @@ def test_evaluate_in_chunks_is_evaluate(data):
     assert parts == pytest.approx(whole, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        nn.CrossEntropyLoss(weight=torch.tensor([10.0, 1.0, 0.1])),
+        nn.CrossEntropyLoss(ignore_index=2),
+        nn.CrossEntropyLoss(reduction="sum"),
+        lambda out, y: out.std(),
+    ],
+    ids=["class weights", "ignored labels", "sum", "no mean"],
+)
+def test_the_loss_is_that_of_all_points_whatever_the_criterion(criterion):
+    """Sorted labels: no chunk has the classes of the whole."""
+    y = torch.arange(3).repeat_interleave(1000)
+    x = torch.randn(3000, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model = build(lambda: mlp(4, [5], 3), 0).double()
+    criterion = criterion.double() if isinstance(criterion, nn.Module) else criterion
+    expected = criterion(model(x), y).item()
+    for chunk in (2048, 7, 3000, np.int64(100)):
+        assert evaluate(model, x, y, criterion, chunk)[0] == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="chunk must be an integer >= 1, got 0"):
+        evaluate(model, x, y, criterion, 0)
+    with pytest.raises(ValueError, match="y must hold a label for each of 3000 outputs, got 2999"):
+        evaluate(model, x, y[:-1])
+
+
 def test_records_are_taken_in_evaluation_mode_and_move_no_statistics(data):
     model = noisy_net()
     modes = []
@@ -296,6 +323,86 @@ class Bar:
 
 
 bars = []
+
+
+@pytest.mark.parametrize(
+    ("found", "match"),
+    [
+        (None, "record must be a function that returns a dict, got None; where nothing is recorded, return {}"),
+        (3.0, "record must be a function that returns a dict, got 3.0"),
+        ([("a", 1)], "record must be a function that returns a dict, got "),
+        ({"step": 1}, "the name of what record returns must be a word other than step, epoch, .*, got 'step'"),
+        ({"gradients": 1}, "must be a word other than .*, got 'gradients'"),
+        ({"test_acc": 1}, "must be a word other than .*, got 'test_acc'"),
+        ({"epoch": 1}, "must be a word other than .*, got 'epoch'"),
+        ({"status": "good"}, "must be a word other than .*, got 'status'"),
+        ({3: 1}, "must be a word other than .*, got 3"),
+        ({"norms": torch.ones(2)}, r"what record returns as 'norms' must be one number or word, got tensor"),
+        ({"norms": np.ones(3)}, "what record returns as 'norms' must be one number or word, got array"),
+        ({"norms": [1, 2]}, "what record returns as 'norms' must be one number or word, got .1, 2."),
+    ],
+)
+def test_what_record_may_not_return_is_said_at_once_and_no_training_is_lost(data, found, match):
+    model, expected = net(), net()
+    with pytest.raises(ValueError, match=match) as caught:
+        train(model, data, sgd(model), batch_size=32, steps=20, check_every=3, record=lambda step, m: found)
+    records = train(expected, data, sgd(expected), batch_size=32, steps=3)
+    assert_same(model, expected)
+    pd.testing.assert_frame_equal(caught.value.so_far, records)
+    assert caught.value.so_far.attrs["status"] == "error" and model.training
+
+
+def test_a_name_that_is_recorded_anyway_is_refused(data):
+    model = net()
+    with pytest.raises(ValueError, match="must be a word other than step, .*, got 'test_acc'"):
+        train(model, data, sgd(model), batch_size=32, steps=20, check_every=3, record=lambda step, m: {"test_acc": 0})
+
+
+@pytest.mark.parametrize("where", ["record", "progress", "criterion", "scheduler"])
+def test_an_error_of_the_user_takes_the_records_with_it(data, where):
+    model, calls = net(), []
+    optimizer = sgd(model)
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) == 6:
+            raise ZeroDivisionError("mine")
+        return {}
+
+    settings = {"record": fails} if where == "record" else {}
+    if where == "progress":
+        bar = Bar(None)
+        bar.update = fails
+        settings = {"progress": lambda total: bar}
+    if where == "criterion":
+        hook = model.register_forward_hook(lambda layer, *args: fails() or None if layer.training else None)
+    if where == "scheduler":
+        settings = {"scheduler": LambdaLR(optimizer, lambda step: fails() or 1.0)}
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        train(model, data, optimizer, batch_size=32, steps=50, check_every=2, **settings)
+    if where == "criterion":
+        hook.remove()
+    records = caught.value.so_far
+    assert records["step"].tolist() == (list(range(2, 13, 2)) if where == "record" else [2, 4])
+    assert records["train_loss"].notna().all() and "so_far" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("made", [None, 3, [1, 2]])
+def test_progress_must_make_a_bar(data, made):
+    model = net()
+    with pytest.raises(ValueError, match=r"progress must be a function that makes a bar with update\(n\) and close"):
+        train(model, data, sgd(model), batch_size=32, steps=5, progress=lambda total: made)
+    with pytest.raises(ValueError, match="progress must be a function that makes a bar"):
+        train(model, data, sgd(model), batch_size=32, steps=5, progress=True)
+    assert_same(model, net())
+
+
+def test_tqdm_counts_a_training_of_unknown_length(data, capsys):
+    from tqdm import tqdm
+
+    model = net()
+    train(model, data, sgd(model), batch_size=32, stop_loss=100.0, check_every=3, progress=tqdm)
+    assert "3it" in capsys.readouterr().err
 
 
 def test_progress(data, capsys):
@@ -533,17 +640,19 @@ def test_a_checkpoint_of_other_settings(data, tmp_path):
         run(path, data, "momentum", seed=1)
     with pytest.raises(ValueError, match="other settings, optimizer SGD instead of Adam"):
         run(path, data, "adam")
-    with pytest.raises(ValueError, match="other settings, scheduler CosineAnnealingLR instead of NoneType"):
+    with pytest.raises(ValueError, match="other settings, scheduler CosineAnnealingLR instead of None"):
         run(path, data, "momentum", schedule=False)
-    with pytest.raises(ValueError, match=r"other settings, groups .*'lr': 0.05.* instead of .*'lr': 0.1"):
+    with pytest.raises(ValueError, match="other settings, lr 0.05 instead of 0.1"):
         run(path, data, "sgd")
-    with pytest.raises(ValueError, match="other settings, checksum of y_train"):
+    with pytest.raises(ValueError, match=r"other settings, x_train \(96, 40\) torch.float32 \(checksum"):
         run(path, mnist1d(96, 50, seed=1), "momentum")
+    with pytest.raises(ValueError, match="other settings, y_test"):
+        run(path, data._replace(y_test=data.y_test.flip(0)), "momentum")
     with pytest.raises(ValueError, match="other settings, autocast False instead of True"):
         run(path, data, "momentum", autocast=True)
     model = net()
     optimizer = OPTIMIZERS["momentum"](model.parameters())
-    with pytest.raises(ValueError, match="run.pt was saved with another model"):
+    with pytest.raises(ValueError, match=r"other settings, model \(1\): BatchNorm1d\(16.* instead of \(1\): ReLU"):
         scheduler = CosineAnnealingLR(optimizer, T_max=20)
         train(model, data, optimizer, batch_size=20, steps=20, scheduler=scheduler, checkpoint=path)
 
@@ -559,16 +668,248 @@ def test_a_checkpoint_of_another_rho_or_base(data, tmp_path):
             train(model, data, optimizer, batch_size=20, steps=20, scheduler=scheduler, checkpoint=path)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "another file"])
+def resumed(path, data, *, make=noisy_net, optimizer=None, scheduler=None, **settings):
+    """Go on with what `path` holds, 4 steps after its 4, or begin it."""
+    model = make()
+    optimizer = (optimizer or (lambda model: SAM(sgd(model, 0.05), 0.1)))(model)
+    scheduler = scheduler and scheduler(optimizer)
+    steps = 8 if path.exists() else 4
+    return train(model, data, optimizer, scheduler=scheduler, batch_size=20, steps=steps, checkpoint=path, **settings)
+
+
+def of_width(width):
+    return lambda model: SAM(sgd(model, 0.05), 0.1, ascent=lambda g, w, rho: {k: rho * width * v for k, v in g.items()})
+
+
+def warm_up(steps):
+    return lambda optimizer: LambdaLR(optimizer, lambda step: min(1, (step + 1) / steps))
+
+
+def weighted(weight):
+    return lambda outputs, y: F.cross_entropy(outputs, y, weight=weight)
+
+
+def with_layers(change):
+    def make():
+        model = noisy_net()
+        change(model)
+        return model
+
+    return make
+
+
+def backwards(model):
+    return SAM(torch.optim.SGD(reversed(list(model.parameters())), lr=0.05), 0.1)
+
+
+def named(order):
+    def make():  # the same names, shapes and numbers in all, made in another order
+        model = nn.Module()
+        for name in order:
+            setattr(model, name, build(lambda: nn.Linear(40, 40), 0))
+        model.out = build(lambda: nn.Linear(40, 10), 0)
+        model.forward = lambda x: model.out(F.relu(model.b(F.relu(model.a(x)))))
+        return model
+
+    return make
+
+
+SWAPPED = named("ab"), named("ba")
+
+ANOTHER = {  # what the file was made with, what goes on with it, and what the refusal names
+    "every": ({}, {"optimizer": lambda m: SAM(sgd(m, 0.05), 0.1, every=2)}, "every 1 instead of 2"),
+    "start": ({}, {"optimizer": lambda m: SAM(sgd(m, 0.05), 0.1, start=2)}, "start 0 instead of 2"),
+    "probability": (
+        {},
+        {"optimizer": lambda m: SAM(sgd(m, 0.05), 0.1, probability=0.5)},
+        "probability 1 instead of 0.5",
+    ),
+    "ascent": ({}, {"optimizer": lambda m: SAM(sgd(m, 0.05), 0.1, ascent=p_ascent(4))}, "ascent ascent .*p_ascent"),
+    "ascent's own number": ({"optimizer": of_width(1)}, {"optimizer": of_width(2)}, "ascent .*<lambda>"),
+    "p of the ascent": (
+        {"optimizer": lambda m: SAM(sgd(m, 0.05), 0.1, ascent=p_ascent(3))},
+        {"optimizer": lambda m: SAM(sgd(m, 0.05), 0.1, ascent=p_ascent(4))},
+        "ascent .*p_ascent",
+    ),
+    "no SAM": ({}, {"optimizer": lambda m: sgd(m, 0.05)}, "optimizer SAM instead of SGD"),
+    "weight decay": ({}, {"optimizer": lambda m: SAM(sgd(m, 0.05, weight_decay=0.1), 0.1)}, "weight_decay 0 instead"),
+    "criterion": ({}, {"criterion": F.nll_loss}, "criterion cross_entropy .*instead of nll_loss"),
+    "class weights": (
+        {"criterion": weighted(torch.ones(10))},
+        {"criterion": weighted(torch.arange(10.0))},
+        "criterion weighted",
+    ),
+    "weights of a module": (
+        {"criterion": nn.CrossEntropyLoss(torch.ones(10))},
+        {"criterion": nn.CrossEntropyLoss(torch.ones(10), label_smoothing=0.1)},
+        "criterion CrossEntropyLoss",
+    ),
+    "length of the schedule": (
+        {"scheduler": lambda o: CosineAnnealingLR(o, 20)},
+        {"scheduler": lambda o: CosineAnnealingLR(o, 30)},
+        "T_max of the scheduler 20 instead of 30",
+    ),
+    "function of the schedule": ({"scheduler": warm_up(3)}, {"scheduler": warm_up(5)}, "lr_lambdas of the scheduler"),
+    "dropout": ({}, {"make": with_layers(lambda m: setattr(m[3], "p", 0.1))}, r"model \(3\): Dropout\(p=0.5.*p=0.1"),
+    "a frozen layer": (
+        {},
+        {"make": with_layers(lambda m: m[0].requires_grad_(False))},
+        r"parameters of the model 0.weight \(16, 40\) torch.float32 instead of .* frozen",
+    ),
+    "frozen statistics": (
+        {},
+        {"make": with_layers(lambda m: m[1].eval())},
+        "layers in evaluation mode none instead of 1",
+    ),
+    "order of parameters": ({}, {"optimizer": backwards}, "parameters of the optimizer 0.weight instead of 4.bias"),
+    "order of layers": (
+        {"make": SWAPPED[0], "optimizer": lambda m: sgd(m, momentum=0.9)},
+        {"make": SWAPPED[1], "optimizer": lambda m: sgd(m, momentum=0.9)},
+        r"model \(a\): Linear.* instead of \(b\): Linear",
+    ),
+    "groups": (
+        {
+            "optimizer": lambda m: torch.optim.SGD(
+                [{"params": m[0].parameters()}, {"params": m[4].parameters()}], lr=0.1
+            )
+        },
+        {
+            "optimizer": lambda m: torch.optim.SGD(
+                [{"params": m[0].parameters()}, {"params": m[4].parameters(), "lr": 0.2}], lr=0.1
+            )
+        },
+        "lr of group 1 0.1 instead of 0.2",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ANOTHER)
+def test_what_a_run_was_is_what_it_goes_on_as(data, tmp_path, what):
+    first, then, match = ANOTHER[what]
+    path = tmp_path / "run.pt"
+    resumed(path, data, **first)
+    before = path.read_bytes()
+    make = (first | then).get("make", noisy_net)
+    models = []
+    with pytest.raises(ValueError, match=f"run.pt was saved with other settings, {match}"):
+        resumed(path, data, **first | then | {"make": lambda: models.append(make()) or models[-1]})
+    assert path.read_bytes() == before
+    assert_same(models[0], make())
+    assert resumed(path, data, **first)["step"].tolist() == [4, 8]
+
+
+@pytest.mark.parametrize("what", ["x_train", "x_test"])
+def test_other_values_of_the_data_are_another_run(data, tmp_path, what):
+    path = tmp_path / "run.pt"
+    resumed(path, data)
+    moved = getattr(data, what).clone()
+    moved[-1, -1] += 1e-3
+    with pytest.raises(ValueError, match=f"other settings, {what} "):
+        resumed(path, data._replace(**{what: moved}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("torch", "2.12.1"), ("python", "3.9"), ("format", "1"), ("format", None)])
+def test_a_file_of_another_version_is_named_as_such(data, tmp_path, key, value):
+    path = tmp_path / "run.pt"
+    resumed(path, data)
+    saved = torch.load(path, weights_only=True)
+    saved["settings"][key] = value
+    if value is None:
+        del saved["settings"][key]
+    torch.save(saved, path)
+    match = "written in format 1, and this version reads 2" if key == "format" else f"{key} {value} instead of"
+    with pytest.raises(ValueError, match=match):
+        resumed(path, data)
+
+
+def test_the_same_settings_in_other_numbers_and_places_go_on(data, tmp_path):
+    def of_numpy(model):
+        return SAM(
+            torch.optim.SGD(model.parameters(), lr=np.float64(0.05), momentum=0), np.float64(0.1), every=np.int64(1)
+        )
+
+    path = tmp_path / "run.pt"
+    schedule = {"scheduler": lambda o: MultiStepLR(o, [np.int64(3)], gamma=np.float64(0.5))}
+    resumed(path, data, optimizer=of_numpy, criterion=weighted(torch.ones(10)), record=numpy_record, **schedule)
+    records = resumed(path, data, criterion=weighted(torch.ones(10)), seed=np.int64(0), record=numpy_record, **schedule)
+    plain = resumed(tmp_path / "other.pt", data, criterion=weighted(torch.ones(10)), record=numpy_record, **schedule)
+    plain = resumed(tmp_path / "other.pt", data, criterion=weighted(torch.ones(10)), record=numpy_record, **schedule)
+    pd.testing.assert_frame_equal(records, plain, check_exact=True)
+    assert records["twice"].tolist() == [8, 16] and records["word"].tolist() == ["a", "a"]
+
+
+def numpy_record(step, model):
+    return {"twice": np.int64(2 * step), "share": np.float32(0.5), "word": "a", "one": torch.ones(1), "none": None}
+
+
+@pytest.mark.parametrize(
+    "schedule", [partial(OneCycleLR, max_lr=0.1, total_steps=20), partial(CyclicLR, base_lr=0.05, max_lr=0.1)]
+)
+def test_schedules_that_move_momentum_go_on_with_the_same_objects(data, tmp_path, schedule):
+    expected, model = noisy_net(), noisy_net()
+    optimizers = [sgd(m, 0.05, momentum=0.9) for m in (expected, model)]
+    schedulers = [schedule(o) for o in optimizers]
+    train(expected, data, optimizers[0], batch_size=20, steps=8, check_every=4, scheduler=schedulers[0])
+    for steps in (4, 8):
+        arguments = {"batch_size": 20, "steps": steps, "check_every": 4, "checkpoint": tmp_path / "run.pt"}
+        train(model, data, optimizers[1], scheduler=schedulers[1], **arguments)
+    assert_same(model, expected)
+
+
+def test_a_state_that_could_not_be_read_again_is_named_when_it_is_written(data, tmp_path):
+    class Odd(LambdaLR):
+        def state_dict(self):
+            return super().state_dict() | {"since": complex, "at": pd.Timestamp("2020-01-01")}
+
+    with pytest.raises(
+        ValueError, match=r"run.pt can hold numbers, words and tensors, but a state of the .* has others"
+    ):
+        resumed(tmp_path / "run.pt", data, scheduler=lambda o: Odd(o, lambda step: 1.0))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
 def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
     path = tmp_path / "run.pt"
     run(path, data, "momentum", steps=6)
     content = path.read_bytes()
-    path.write_bytes({"truncated": content[: len(content) // 2], "text": b"hello"}.get(damage, b""))
-    if damage == "another file":
-        torch.save([1, 2, 3], path)
-    with pytest.raises(ValueError, match=r"run.pt is damaged; delete it to start again"):
+    flipped = content.replace(b"PK\x01\x02", b"PK\x01\x03")
+    path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "flipped": flipped}[damage])
+    with pytest.raises(ValueError, match=r"run.pt is cut off or damaged; name another file, or move this one away"):
         run(path, data, "momentum")
+
+
+OTHER_FILES = {
+    "csv": lambda path: pd.DataFrame({"loss": [1.0]}).to_csv(path),
+    "a list": lambda path: torch.save([1, 2, 3], path),
+    "a model": lambda path: torch.save(net(), path),
+    "weights": lambda path: torch.save(net().state_dict(), path),
+    "arrays": lambda path: path.write_bytes(npz()),
+    "pickle": lambda path: pd.to_pickle({"settings": np.float64(1)}, path),
+}
+
+
+def npz():
+    file = io.BytesIO()
+    np.savez(file, a=np.ones(3))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_another_kind_of_file_is_refused_and_stays(data, tmp_path, kind):
+    path = tmp_path / "mine"
+    OTHER_FILES[kind](path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="mine is not a file that `train` has written; name another file") as caught:
+        run(path, data, "momentum")
+    assert "delete" not in str(caught.value) and path.read_bytes() == before
+
+
+def test_a_folder_is_no_checkpoint(data, tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint must be a file, got '.*'; name one in it, such as .*run.pt"):
+        run(tmp_path, data, "momentum")
+    with pytest.raises(ValueError, match=r"checkpoint must be a file in a folder that is there, got '.*lost.*run.pt'"):
+        run(tmp_path / "lost" / "run.pt", data, "momentum")
 
 
 # --- bad input
@@ -581,7 +922,9 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
         ({"steps": 0}, "steps must be an integer >= 1, got 0"),
         ({"steps": 2.5}, "steps must be an integer >= 1, got 2.5"),
         ({"check_every": 0}, "check_every must be an integer >= 1, got 0"),
-        ({"stop_loss": math.nan}, "stop_loss must be a number, got nan"),
+        ({"stop_loss": math.nan}, "stop_loss must be a finite number, got nan"),
+        ({"stop_loss": "0.1"}, "stop_loss must be a finite number, got '0.1'"),
+        ({"seed": 0.5}, "seed must be an integer from 0 to .*, got 0.5"),
         ({"batch_size": 97}, "batch_size must be an integer from 1 to 96, got 97"),
         ({"batch_size": 0}, "batch_size must be an integer from 1 to 96, got 0"),
         ({"batch_size": 2.5}, "batch_size must be an integer from 1 to 96, got 2.5"),
@@ -600,7 +943,7 @@ def test_lr_must_be_positive_and_finite(data, lr):
     model = net()
     optimizer = sgd(model)
     optimizer.param_groups[0]["lr"] = lr
-    with pytest.raises(ValueError, match=f"lr must be > 0 and finite, got {lr}"):
+    with pytest.raises(ValueError, match=f"lr must be a finite number > 0, got {lr}"):
         train(model, data, optimizer, batch_size=32, steps=5)
 
 
@@ -621,6 +964,55 @@ def test_devices_must_agree(data):
 def test_the_optimizer_must_be_of_this_model(data):
     with pytest.raises(ValueError, match="optimizer must hold parameters of this model, got others"):
         train(net(), data, sgd(net()), batch_size=32, steps=5)
+
+
+def test_something_must_be_left_to_train(data):
+    model = net().requires_grad_(False)
+    with pytest.raises(ValueError, match="optimizer must hold a parameter to train, but all have requires_grad=False"):
+        train(model, data, sgd(model), batch_size=32, steps=5)
+
+
+def test_a_scheduler_is_one_of_this_optimizer_that_needs_no_value(data):
+    model = net()
+    optimizer = SAM(sgd(model), 0.05)
+    with pytest.raises(
+        ValueError, match="scheduler must be one whose step.. needs no value, got 'ReduceLROnPlateau'; "
+    ):
+        train(model, data, optimizer, batch_size=32, steps=5, scheduler=ReduceLROnPlateau(optimizer))
+    with pytest.raises(ValueError, match="scheduler must be one of this optimizer, got one of another"):
+        train(model, data, optimizer, batch_size=32, steps=5, scheduler=CosineAnnealingLR(sgd(model), 5))
+    assert_same(model, net())
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(lambda out: (out, None), "'tuple'"), (lambda out: out[:, 0], r"\(2,\)"), (lambda out: out[:1], r"\(1, 10\)")],
+)
+def test_a_model_must_return_a_row_of_outputs_for_each_point(data, change, found):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x):
+            return change(self.inner(x))
+
+    model = Other()
+    with pytest.raises(
+        ValueError, match=rf"model must be one that returns a tensor of outputs \(n, n_out\), got {found}"
+    ):
+        train(model, data, sgd(model), batch_size=32, steps=5)
+    with pytest.raises(ValueError, match="model must be one that returns a tensor of outputs"):
+        evaluate(model, data.x_test[:2], data.y_test[:2])
+
+
+@pytest.mark.parametrize("criterion", [lambda out, y: 0.5, lambda out, y: F.cross_entropy(out, y, reduction="none")])
+def test_a_criterion_must_return_one_number(data, criterion):
+    model = net()
+    with pytest.raises(
+        ValueError, match="criterion must be a function that returns the loss, a tensor of one number, got"
+    ):
+        train(model, data, sgd(model), batch_size=32, steps=5, criterion=criterion)
 
 
 def test_no_warning_of_the_order_of_scheduler_and_optimizer(data):

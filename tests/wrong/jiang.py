@@ -1,6 +1,7 @@
 """Wrong measures, rank statistics, sweeps and dropout: (name, file, right, wrong, a test that must fail)."""
 
 _MEASURES, _RANKING, _SWEEP = "sam_lite/measures.py", "sam_lite/ranking.py", "sam_lite/sweep.py"
+_TABLES = "sam_lite/tables.py"
 _STACKED, _ENSEMBLE, _STUDY = "sam_lite/stacked.py", "sam_lite/ensemble.py", "sam_lite/study.py"
 _M, _R, _S, _E, _T = (f"tests/test_{name}.py::test_" for name in ("measures", "ranking", "sweep", "ensemble", "study"))
 
@@ -152,50 +153,71 @@ MUTANTS = [
     (
         "infinite measures have ranks",
         _RANKING,
-        "np.isfinite(table[measure]) &",
-        "table[measure].notna() &",
+        "np.isfinite(numbers[measure]) &",
+        "numbers[measure].notna() &",
         _R + "rank_correlation_is_a_row_of_all_answers_and_skips_what_is_not_finite",
     ),
     (
         "rows drawn one by one",
         _RANKING,
-        "table.groupby(list(by), sort=True).indices.values()",
+        "levels.groupby(list(by), sort=True).indices.values()",
         "np.arange(len(table))[:, None]",
         _R + "bootstrap_has_the_spread_of_the_mean_over_clusters",
     ),
     (
         "jackknife without the factor",
         _RANKING,
-        "- (len(seeds) - 1) * without",
-        "- without",
+        "- (n - 1) * np.array",
+        "- np.array",
         _R + "jackknife_of_a_mean_are_the_seeds_means_and_of_tau_it_has_the_right_spread",
     ),
     (
+        "None is no value of an axis",
+        _RANKING,
+        "use_na_sentinel=False",
+        "use_na_sentinel=True",
+        _R + "a_missing_setting_is_a_value_like_others",
+    ),
+    (
+        "the seed NaN is never left out",
+        _RANKING,
+        "statistic(table[codes != i])",
+        "statistic(table[table[by] != seeds[i]])",
+        _R + "a_missing_seed_or_cluster_is_one_like_others",
+    ),
+    (
+        "words in a measure are holes",
+        _RANKING,
+        "pd.to_numeric(table[name])",
+        'pd.to_numeric(table[name], errors="coerce")',
+        _R + "bad_tables_are_named",
+    ),
+    (
         "written in place",
-        _SWEEP,
+        _TABLES,
         "write(part)",
         "write(path)",
         _S + "the_table_is_that_of_all_jobs_in_order",
     ),
     (
         "not on the disk yet",
-        _SWEEP,
+        _TABLES,
         "os.fsync(file.fileno())",
         "pass",
         _S + "results_survive_the_process_that_made_them",
     ),
     (
         "checksums not looked at",
-        _SWEEP,
+        _TABLES,
         "page_checksum_verification=True",
         "page_checksum_verification=False",
         _S + "a_flipped_bit_that_reads_as_another_number_is_found",
     ),
     (
         "another version taken for the same",
-        _SWEEP,
-        'for what in ("version", "jobs")',
-        'for what in ("jobs",)',
+        _TABLES,
+        'for what in ("format", "version", "jobs")',
+        'for what in ("format", "jobs")',
         _S + "a_folder_of_another_grid_or_version_is_refused_and_stays",
     ),
     (
@@ -208,9 +230,80 @@ MUTANTS = [
     (
         "in the order they came",
         _SWEEP,
-        "[tables[name] for name in names]",
-        "[tables[name] for name in reversed(names)]",
+        "[found[name] for name in names]",
+        "[found[name] for name in reversed(names)]",
         _S + "the_table_is_that_of_all_jobs_in_order",
+    ),
+    (
+        "one file for settings that read alike",
+        _TABLES,
+        "{hashlib.sha256(told(job).encode()).hexdigest()[:16]}",
+        "",
+        _S + "settings_come_back_as_they_went_in_and_share_no_file",
+    ),
+    (
+        "file names as long as the settings",
+        _TABLES,
+        "{readable[:100]}",
+        "{readable}",
+        _S + "settings_come_back_as_they_went_in_and_share_no_file",
+    ),
+    (
+        "a pair spreads over two rows",
+        _SWEEP,
+        "joined[name] = pd.Series(values, dtype=None if plain else object)",
+        "joined[name] = [value[0] if value and kinds == {tuple} else value for value in values]",
+        _S + "settings_of_one_kind_make_a_column_of_that_kind",
+    ),
+    (
+        "None among numbers becomes NaN",
+        _SWEEP,
+        "dtype=None if plain else object",
+        "dtype=None",
+        _S + "settings_of_one_kind_make_a_column_of_that_kind",
+    ),
+    (
+        "the status of a training is lost",
+        _SWEEP,
+        "for name, value in told.items() if name not in table",
+        "for name, value in told.items() if name in table",
+        _S + "a_diverged_run_says_so_in_the_table",
+    ),
+    (
+        "what work returned is overwritten by the setting",
+        _SWEEP,
+        "if name in table and not all(",
+        "if name in table and not any(",
+        _S
+        + "what_work_may_not_return_names_the_job[found4-work returned a column 'width' that differs from the job's width=1]",
+    ),
+    (
+        "one job that fails ends the others",
+        _SWEEP,
+        "            found = error\n        yield name, found",
+        "            found = error\n        yield name, found\n        if isinstance(found, Exception):\n            return",
+        _S + "a_job_that_fails_names_itself_and_the_others_are_done",
+    ),
+    (
+        "two processes in one folder",
+        _TABLES,
+        "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        _S + "a_second_process_is_told_of_the_first_and_a_killed_one_leaves_no_lock",
+    ),
+    (
+        "files of others are cleared away",
+        _TABLES,
+        "for name in (MANIFEST, *names):  # of a process that was killed while it wrote",
+        "for name in (MANIFEST, *(path.stem for path in folder.glob('*.part'))):",
+        _S + "other_files_in_the_folder_stay",
+    ),
+    (
+        "a job that is caught in itself outlives its limit",
+        _SWEEP,
+        "class TooLong(BaseException):",
+        "class TooLong(Exception):",
+        _S + "a_job_that_takes_too_long_is_ended_and_named",
     ),
     (
         "dropout without its factor",
@@ -225,6 +318,13 @@ MUTANTS = [
         "d.mul_(masks.pop()) if masks else d",
         "d",
         _E + "dropout_is_back_propagation_through_the_masked_network",
+    ),
+    (
+        "SAM descends with other masks than it climbed with",
+        _ENSEMBLE,
+        "return gradient(params | add(learned, climb), *batch)",
+        "return gradient(params | add(learned, climb), *batch[:2], *([m.flip(1) for m in masks] for masks in batch[2:]))",
+        _E + "sam_climbs_and_descends_with_the_same_masks",
     ),
     (
         "noise drawn where there is no dropout",

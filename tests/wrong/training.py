@@ -1,14 +1,15 @@
 """Wrong training, of one model or many: (name, file, right, wrong, a test that must fail)."""
 
 _TRAIN, _CHECKPOINT = "sam_lite/train.py", "sam_lite/checkpoint.py"
+_STARTING, _CALLBACKS, _DESCRIBE = "sam_lite/starting.py", "sam_lite/callbacks.py", "sam_lite/describe.py"
 _ENSEMBLE, _STACKED = "sam_lite/ensemble.py", "sam_lite/stacked.py"
-_DATA, _MODELS = "sam_lite/data.py", "sam_lite/models.py"
+_DATA, _MODELS, _IMAGES = "sam_lite/data.py", "sam_lite/models.py", "sam_lite/images.py"
 
 MUTANTS = [
     (
         "gradients add up",
         _TRAIN,
-        "optimizer.zero_grad()",
+        "self.optimizer.zero_grad()",
         "pass",
         "tests/test_train.py::test_it_is_the_loop_one_would_write_by_hand[sgd]",
     ),
@@ -22,7 +23,7 @@ MUTANTS = [
     (
         "dropout does not follow the seed",
         _TRAIN,
-        "            generator.manual_seed(seed)",
+        "            generator.manual_seed(require.seed(seed))",
         "            generator.manual_seed(0)",
         "tests/test_train.py::test_with_equal_points_only_dropout_tells_seeds_apart",
     ),
@@ -30,7 +31,7 @@ MUTANTS = [
         "scheduler never steps",
         _TRAIN,
         "                    scheduler.step()",
-        "                    pass",
+        "                    batch.step += 0",
         "tests/test_train.py::test_the_scheduler_steps_with_every_step",
     ),
     (
@@ -50,23 +51,24 @@ MUTANTS = [
     (
         "NaN reaches the weights",
         _TRAIN,
-        "            raise FloatingPointError",
+        "            raise _NotFinite",
         "            pass",
         "tests/test_train.py::test_a_nan_in_the_first_batch_leaves_the_weights[momentum]",
     ),
     (
         "accuracy and loss in training mode",
         _TRAIN,
-        "with _mode(model, False), torch.no_grad():\n        for",
-        "with torch.no_grad():\n        for",
+        "with _mode(model, False), torch.no_grad():\n        outputs =",
+        "with torch.no_grad():\n        outputs =",
         "tests/test_train.py::test_evaluate_in_chunks_is_evaluate",
     ),
     (
         "chunks of evaluation count alike",
         _TRAIN,
-        "* len(xs) / len(x)",
-        "/ len(x.split(chunk))",
-        "tests/test_train.py::test_evaluate_in_chunks_is_evaluate",
+        "return float(criterion(outputs, y)),",
+        "parts = zip(outputs.split(chunk), y.split(chunk), strict=True)\n"
+        "        return sum(float(criterion(a, b)) * len(a) for a, b in parts) / len(x),",
+        "tests/test_train.py::test_the_loss_is_that_of_all_points_whatever_the_criterion[class weights]",
     ),
     (
         "frozen statistics thaw",
@@ -78,14 +80,14 @@ MUTANTS = [
     (
         "a step of SAM counted as one gradient",
         _TRAIN,
-        '{"step": step, "gradients": gradients}\n                    rows',
-        '{"step": step, "gradients": step}\n                    rows',
+        '"gradients": self.gradients}',
+        '"gradients": self.step}',
         "tests/test_train.py::test_sam_evaluates_two_gradients_a_step_and_moves_batch_statistics_once",
     ),
     (
         "batches start again on resume",
         _TRAIN,
-        "islice(_stream(data, batch_size, seed), step, None)",
+        "islice(_stream(data, batch_size, seed), batch.step, None)",
         "islice(_stream(data, batch_size, seed), 0, None)",
         "tests/test_train.py::test_interrupted_and_resumed_is_uninterrupted[sgd-False]",
     ),
@@ -106,9 +108,121 @@ MUTANTS = [
     (
         "file overwritten in place",
         _CHECKPOINT,
-        'unfinished = path.with_name(path.name + ".tmp")',
+        'unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")',
         "unfinished = path",
         "tests/test_train.py::test_a_crash_while_writing_keeps_the_old_file",
+    ),
+    (
+        "NumPy's numbers written as they are",
+        _CHECKPOINT,
+        "state.item() if isinstance(state, np.generic) else state",
+        "state",
+        "tests/test_train.py::test_the_same_settings_in_other_numbers_and_places_go_on",
+    ),
+    (
+        "a state that cannot be read again is written",
+        _CHECKPOINT,
+        "        torch.load(unfinished,",
+        "        len(unfinished.name) or torch.load(unfinished,",
+        "tests/test_train.py::test_a_state_that_could_not_be_read_again_is_named_when_it_is_written",
+    ),
+    (
+        "resumed as another ascent",
+        _CHECKPOINT,
+        "        told = {name: say(value)",
+        "        told = {name: say(value) if not callable(value) else name",
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[ascent]",
+    ),
+    (
+        "resumed with another period of SAM",
+        _CHECKPOINT,
+        "for name, value in settings_in(part).items() if not isinstance(value, Optimizer)",
+        'for name, value in settings_in(part).items() if not isinstance(value, Optimizer) and name != "every"',
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[every]",
+    ),
+    (
+        "resumed with another schedule",
+        _CHECKPOINT,
+        "say(value) for name, value in settings_in(scheduler).items()",
+        "name for name in settings_in(scheduler)",
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[length of the schedule]",
+    ),
+    (
+        "resumed with another criterion",
+        _TRAIN,
+        '"criterion": criterion}',
+        '"criterion": ""}',
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[criterion]",
+    ),
+    (
+        "resumed with parameters in another order",
+        _CHECKPOINT,
+        'names[id(p)] for p in group["params"]',
+        'sorted(names[id(p)] for p in group["params"])',
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[order of parameters]",
+    ),
+    (
+        "resumed on other data",
+        _CHECKPOINT,
+        "say(values) for name, values in data._asdict().items()",
+        "str(values.shape) for name, values in data._asdict().items()",
+        "tests/test_train.py::test_other_values_of_the_data_are_another_run[x_train]",
+    ),
+    (
+        "resumed by another version of torch",
+        _CHECKPOINT,
+        '"torch": torch.__version__.partition("+")[0]',
+        '"torch": "2.12.1"',
+        "tests/test_train.py::test_a_file_of_another_version_is_named_as_such[torch-2.12.1]",
+    ),
+    (
+        "weights of a criterion do not count",
+        _DESCRIBE,
+        "outside |= {name: function.__globals__[name] for name in sorted(known)}",
+        "outside = {name: function.__globals__[name] for name in sorted(known)}",
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[class weights]",
+    ),
+    (
+        "another kind of file called damaged",
+        _CHECKPOINT,
+        'torn = not start or (b"data.pkl" in start and not isinstance(error, pickle.UnpicklingError))',
+        "torn = True",
+        "tests/test_train.py::test_another_kind_of_file_is_refused_and_stays[csv]",
+    ),
+    (
+        "a folder read as a file",
+        _CHECKPOINT,
+        "if not path.is_file():",
+        "if False:",
+        "tests/test_train.py::test_a_folder_is_no_checkpoint",
+    ),
+    (
+        "what is recorded twice is overwritten",
+        _CALLBACKS,
+        "if not isinstance(name, str) or name in reserved:",
+        "if not isinstance(name, str):",
+        "tests/test_train.py::test_a_name_that_is_recorded_anyway_is_refused",
+    ),
+    (
+        "an error takes the records away",
+        _CALLBACKS,
+        "error.so_far = so_far()",
+        "error.so_far = None",
+        "tests/test_train.py::test_an_error_of_the_user_takes_the_records_with_it[record]",
+    ),
+    (
+        "a bar of unknown length counted as none",
+        _CALLBACKS,
+        "    if progress is None:",
+        "    if not made:",
+        "tests/test_train.py::test_tqdm_counts_a_training_of_unknown_length",
+    ),
+    (
+        "a scheduler of another optimizer",
+        _TRAIN,
+        'if getattr(scheduler, "optimizer", optimizer).param_groups is not optimizer.param_groups:',
+        "if False:",
+        "tests/test_train.py::test_a_scheduler_is_one_of_this_optimizer_that_needs_no_value",
     ),
     (
         "the same batches for all seeds",
@@ -119,9 +233,9 @@ MUTANTS = [
     ),
     (
         "the same start for all seeds",
-        _ENSEMBLE,
-        "params_of(build(make, seed))",
-        "params_of(build(make, seeds[0]))",
+        _STARTING,
+        "_weights(build(make, seed), model)",
+        "_weights(build(make, seeds[0]), model)",
         "tests/test_ensemble.py::test_each_member_follows_the_path_it_would_take_alone[sgd]",
     ),
     (
@@ -148,15 +262,15 @@ MUTANTS = [
     (
         "norm over the whole ensemble",
         _ENSEMBLE,
-        "climb = vmap(ascent)(gradient(params, *batch), params, rho)",
-        "climb = ascent(gradient(params, *batch), params, rho.mean())",
+        "climb = vmap(ascent)(grads, learned, rho)",
+        "climb = ascent(grads, learned, rho.mean())",
         "tests/test_ensemble.py::test_each_member_follows_the_path_it_would_take_alone[sam]",
     ),
     (
         "rho of the first model for all",
         _ENSEMBLE,
-        "params, rho)\n        return",
-        "params, rho[:1].expand_as(rho))\n        return",
+        "learned, rho)\n        return",
+        "learned, rho[:1].expand_as(rho))\n        return",
         "tests/test_ensemble.py::test_settings_of_one_member_leave_the_others_alone",
     ),
     (
@@ -176,14 +290,14 @@ MUTANTS = [
     (
         "frozen members still move",
         _ENSEMBLE,
-        "group.keep(~ended)",
-        "group.keep(ended | True)",
+        "group.keep(~ended, run)",
+        "group.keep(ended | True, run)",
         "tests/test_ensemble.py::test_a_member_is_frozen_when_it_reaches_the_loss",
     ),
     (
         "one that ends ends all",
         _ENSEMBLE,
-        "if group.keep(~ended) == 0:",
+        "if group.keep(~ended, run) == 0:",
         "if ended.any():",
         "tests/test_ensemble.py::test_a_member_is_frozen_when_it_reaches_the_loss",
     ),
@@ -267,9 +381,10 @@ MUTANTS = [
     (
         "blocks of evaluation count alike",
         _STACKED,
-        "* len(xs) / len(x)",
-        "/ len(x.split(BLOCK))",
-        "tests/test_ensemble.py::test_evaluation_in_blocks_is_evaluation",
+        "loss = vmap(criterion, in_dims=(0, None))(out, y)",
+        "loss = sum(vmap(criterion, in_dims=(0, None))(a, b) * len(b) / len(y) "
+        "for a, b in zip(out.split(BLOCK, 1), y.split(BLOCK), strict=True))",
+        "tests/test_ensemble.py::test_the_loss_is_that_of_all_points_whatever_the_criterion[class weights-67108864]",
     ),
     (
         "incomplete batch kept",
@@ -309,8 +424,8 @@ MUTANTS = [
     (
         "test points change the training points",
         _DATA,
-        'for name, n in (("n_train", n_train), ("n_test", n_test)):\n        check_size(name, n)\n        y',
-        'for name, n in (("n_test", n_test), ("n_train", n_train)):\n        check_size(name, n)\n        y',
+        'for n in (require.whole("n_train", n_train), require.whole("n_test", n_test)):',
+        'for n in (require.whole("n_test", n_test), require.whole("n_train", n_train)):',
         "tests/test_data.py::test_mnist1d_training_points_depend_on_the_seed_alone",
     ),
     (
@@ -330,15 +445,108 @@ MUTANTS = [
     (
         "the same weights for all seeds",
         _MODELS,
-        "manual_seed(seed)",
+        "manual_seed(require.seed(seed))",
         "manual_seed(0)",
         "tests/test_models.py::test_build_repeats_and_leaves_the_global_generator_alone",
     ),
     (
         "activation after the last layer",
         _MODELS,
-        "return nn.Sequential(*layers, nn.Linear(sizes[-1], n_out))",
+        'return nn.Sequential(*layers, nn.Linear(sizes[-1], require.whole("n_out", n_out)))',
         "return nn.Sequential(*layers, nn.Linear(sizes[-1], n_out), ACTIVATIONS[activation]())",
         "tests/test_models.py::test_mlp_computes_what_it_says",
+    ),
+    (
+        "widths of NumPy refused",
+        _MODELS,
+        'require.whole(f"widths[{i}]", width) for i, width in enumerate(widths)',
+        "{int: lambda w: w}[type(width)](width) for width in widths",
+        "tests/test_models.py::test_sizes_may_come_from_numpy_torch_and_a_table",
+    ),
+    (
+        "an IDX file of floats read as bytes",
+        _IMAGES,
+        "if list(content[:4]) != magic:",
+        "if list(content[3:4]) != magic[3:]:",
+        "tests/test_data.py::test_a_foreign_file_says_what_it_is_not",
+    ),
+    (
+        "an IDX file that is too long goes through",
+        _IMAGES,
+        "if len(content) != start",
+        "if len(content) < start",
+        "tests/test_data.py::test_a_foreign_file_says_what_it_is_not",
+    ),
+    (
+        "what is frozen learns",
+        _STACKED,
+        "for name, g in back(*args).items() if name in learned",
+        "for name, g in back(*args).items()",
+        "tests/test_ensemble.py::test_what_make_freezes_stays_bit_by_bit_and_the_rest_learns_as_in_train"
+        "[first-sgd-chain]",
+    ),
+    (
+        "what is frozen learns by vmap",
+        _STACKED,
+        "[name for name, p in model.named_parameters() if p.requires_grad]",
+        "[name for name, p in model.named_parameters()]",
+        "tests/test_ensemble.py::test_what_make_freezes_stays_bit_by_bit_and_the_rest_learns_as_in_train"
+        "[first-sgd-vmap]",
+    ),
+    (
+        "tokens made into floats of their own kind",
+        _STARTING,
+        "if data.x_train.is_floating_point() else {}",
+        "if True else {}",
+        "tests/test_ensemble.py::test_words_and_recurrent_layers_learn_as_in_train[mean-plain]",
+    ),
+    (
+        "hooks passed over",
+        _STACKED,
+        "return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)",
+        "return False",
+        "tests/test_ensemble.py::test_layers_that_share_weights_or_have_hooks_learn_as_in_train",
+    ),
+    (
+        "statistics that move are shared",
+        _STACKED,
+        "if before.get(name) != (id(b), b._version):",
+        "if False:",
+        "tests/test_ensemble.py::test_a_model_that_cannot_be_stacked_names_its_layer[counting buffer]",
+    ),
+    (
+        "a random buffer of the first seed for all",
+        _STARTING,
+        "if not torch.equal(b, other):",
+        "if False:",
+        "tests/test_ensemble.py::test_buffers_that_differ_by_seed_are_refused",
+    ),
+    (
+        "an interrupt takes the models away",
+        _ENSEMBLE,
+        "    except KeyboardInterrupt:\n        pass",
+        "    except KeyboardInterrupt:\n        raise ZeroDivisionError from None",
+        "tests/test_ensemble.py::test_a_stop_or_an_error_keeps_what_there_is[record-Stop]",
+    ),
+    (
+        "an interrupt leaves models where they began",
+        _ENSEMBLE,
+        "            self.leave(torch.ones(len(self.members), dtype=torch.bool), run)",
+        "            run.steps[self.members] = self.step",
+        "tests/test_ensemble.py::test_a_stop_or_an_error_keeps_what_there_is[record-Stop]",
+    ),
+    (
+        "fewer values than models are repeated",
+        _CALLBACKS,
+        "if len(values) != n_models:",
+        "if False:",
+        "tests/test_ensemble.py::test_too_few_values_are_refused",
+    ),
+    (
+        "a number of NumPy for each model refused",
+        _STARTING,
+        'getattr(value, "ndim", 1) == 0',
+        "type(value) is not list",
+        "tests/test_ensemble.py::test_numbers_of_numpy_and_torch_serve_too",
     ),
 ]

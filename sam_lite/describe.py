@@ -1,0 +1,105 @@
+"""What a setting is, in words that are the same in every process: numbers by value, tensors and functions by checksum."""
+
+import dis
+import inspect
+import re
+import types
+import zlib
+from collections.abc import Mapping, Set
+from functools import partial
+from numbers import Real
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+# what changes in a scheduler while it is used, and what it takes from its optimizer
+MOVING = {"optimizer", "base_lrs", "last_epoch", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
+MOVING |= {"_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step"}
+
+
+def words(thing: object, own: frozenset[int] = frozenset()) -> str:
+    """A description that two things share if they do the same; what has its id in `own` is left out, as is the rest of
+    an object of unknown kind, of which only what its constructor took is told."""
+    if id(thing) in own:
+        return "its own"
+    inside = partial(words, own=own | {id(thing)})
+    thing = thing.item() if isinstance(thing, (np.generic, Tensor)) and thing.ndim == 0 else thing
+    if isinstance(thing, Real) and not isinstance(thing, bool):
+        return repr(int(thing) if thing == thing // 1 and abs(thing) < 2**63 else thing)
+    if isinstance(thing, (Tensor, np.ndarray)):
+        return _array(torch.as_tensor(thing).detach().cpu())
+    if isinstance(thing, Mapping):
+        return "{" + ", ".join(f"{inside(k)}: {inside(v)}" for k, v in thing.items()) + "}"
+    if isinstance(thing, (list, tuple, Set)):
+        parts = map(inside, thing)
+        return f"[{', '.join(sorted(parts) if isinstance(thing, Set) else parts)}]"
+    if isinstance(thing, partial):
+        return f"partial of {inside(thing.func)} with {inside(thing.args)} and {inside(thing.keywords)}"
+    if isinstance(thing, types.MethodType):
+        return f"{inside(thing.__func__)} of {inside(thing.__self__)}"
+    if isinstance(thing, types.ModuleType):
+        return thing.__name__
+    if (
+        isinstance(thing, types.FunctionType) and "site-packages" in thing.__code__.co_filename
+    ):  # versions tell the rest
+        return f"{thing.__qualname__} with {inside([_content(cell) for cell in thing.__closure__ or ()])}"
+    if isinstance(thing, types.FunctionType):
+        return f"{thing.__qualname__} (code {_checksum(_code(thing, thing.__code__, inside).encode())})"
+    if isinstance(thing, (type, types.BuiltinFunctionType)):
+        return thing.__qualname__
+    if thing is None or isinstance(thing, (bool, str, bytes, complex, types.CodeType, torch.dtype, torch.device)):
+        return repr(thing)
+    return f"{type(thing).__name__}({inside(settings_in(thing))})"
+
+
+def settings_in(thing: object) -> dict:
+    """What an object was told: of torch's schedulers all but what moves, of others what their constructors took."""
+    if isinstance(thing, LRScheduler) and type(thing).__module__.startswith("torch."):
+        return {name: value for name, value in vars(thing).items() if name not in MOVING}
+    try:
+        took = [name for name in inspect.signature(type(thing)).parameters if hasattr(thing, name)]
+    except ValueError:  # some written in C have no signature
+        took = []
+    found = {name: getattr(thing, name) for name in took if not isinstance(thing, Optimizer) or name != "params"}
+    if isinstance(thing, nn.Module):
+        found |= {"training": thing.training, "layers": without_addresses(repr(thing)), **thing.state_dict()}
+    return found
+
+
+def without_addresses(text: str) -> str:
+    """`<function f at 0x7f...>` without the place in memory, which is another in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _array(values: Tensor) -> str:
+    content = values.contiguous().reshape(-1).view(torch.uint8) if values.numel() else values.reshape(-1)
+    return f"{tuple(values.shape)} {values.dtype} (checksum {_checksum(content.numpy())})"
+
+
+def _checksum(content: bytes) -> str:
+    return f"{zlib.crc32(content):08x}"
+
+
+def _code(function: types.FunctionType, code: types.CodeType, inside) -> str:
+    """The byte code, its constants, and the values that it reads from outside itself and does not set."""
+    steps = {name: set() for name in ("LOAD_GLOBAL", "STORE_GLOBAL", "STORE_DEREF")}
+    for step in dis.get_instructions(code):
+        steps.setdefault(step.opname, set()).add(step.argval)
+    free = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    outside = {name: _content(cell) for name, cell in free.items() if name not in steps["STORE_DEREF"]}
+    known = (steps["LOAD_GLOBAL"] - steps["STORE_GLOBAL"]) & function.__globals__.keys()
+    outside |= {name: function.__globals__[name] for name in sorted(known)}
+    nested = [_code(function, one, inside) for one in code.co_consts if isinstance(one, types.CodeType)]
+    plain = [inside(one) for one in code.co_consts if not isinstance(one, types.CodeType)]
+    defaults = (function.__defaults__, function.__kwdefaults__)
+    return repr((code.co_code, code.co_names, plain, nested, inside(defaults), inside(outside)))
+
+
+def _content(cell: types.CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is set later
+        return None

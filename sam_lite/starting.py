@@ -1,0 +1,82 @@
+"""What the models of an ensemble start from, checked at the door: settings, seeds, weights, and what they return."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam_lite import require, stacked
+from sam_lite.data import Data
+from sam_lite.models import build
+from sam_lite.params import Params, params_of, stack
+
+
+def settings(n_models: int, **given: float | Sequence[float]) -> dict[str, list[float]]:
+    """name -> one number per model, checked."""
+    bounds = {"lr": {"above": 0}, "momentum": {"least": 0, "below": 1}, "dropout": {"least": 0, "most": 0.99}}
+    found = {}
+    for name, value in given.items():
+        single = not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+        values = [value] * n_models if single else list(value)
+        if len(values) != n_models:
+            raise ValueError(f"{name} must be one number or one per model, {n_models}, got {len(values)} numbers")
+        limits = bounds.get(name, {"least": 0})
+        labels = [name if single else f"{name}[{i}]" for i in range(n_models)]
+        found[name] = [float(require.number(at, v, **limits)) for at, v in zip(labels, values, strict=True)]
+    return found
+
+
+def seeds_of(seeds: Sequence[int]) -> list[int]:
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str) or getattr(seeds, "ndim", 1) == 0:
+        raise require.error("seeds", "integers in a row, such as range(5)", seeds)
+    found = [require.seed(seed, f"seeds[{i}]") for i, seed in enumerate(seeds)]
+    if not found:
+        raise ValueError("seeds must hold at least one seed, got none")
+    return found
+
+
+def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -> tuple[nn.Module, Params]:
+    """One model, and what all of them start from: where the data is and, for floating-point data, of its type."""
+    if isinstance(make, nn.Module):
+        raise TypeError(f"make must be a function that builds a model, such as lambda: mlp(...), got a model, {make}")
+    model = build(make, seeds[0])
+    model = model if model.training else model.train()  # as `train` does; layers may rest in evaluation mode
+    wanted = {name: (len(seeds), *p.shape) for name, p in model.named_parameters()}
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("make must build a model with a parameter to train, but there is none, or all are frozen")
+    if start is None:
+        start = stack([_weights(build(make, seed), model) for seed in seeds])
+    start = {name: torch.as_tensor(p) for name, p in start.items()}
+    if (shapes := {name: tuple(p.shape) for name, p in start.items()}) != wanted:
+        raise ValueError(f"start must hold {len(seeds)} models, one per seed, with shapes {wanted}, got {shapes}")
+    place = {"device": data.x_train.device} | (
+        {"dtype": data.x_train.dtype} if data.x_train.is_floating_point() else {}
+    )
+    return model.to(**place), {name: start[name].detach().to(**place, copy=True) for name in wanted}
+
+
+def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, criterion) -> stacked.Forward:
+    """The stacked forward pass, after it was seen to give what `criterion` takes."""
+    outputs, first = stacked.forward(model), {name: p[:1] for name, p in start.items()}
+    x, y = data.x_train[:batch_size], data.y_train[:batch_size]
+    with torch.no_grad():
+        out = outputs(first, x[None])
+        if not isinstance(out, Tensor) or out.ndim != 3 or out.shape[1] != len(x):
+            found = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
+            raise require.error("make", "a function that builds a model with a tensor of outputs (n, n_out)", found)
+        data.check(out.shape[-1] if criterion is F.cross_entropy else None)
+        loss = criterion(out[0], y)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        raise require.error("criterion", "a function that returns the loss, a tensor without dimensions", loss)
+    return outputs
+
+
+def _weights(model: nn.Module, first: nn.Module) -> Params:
+    """Those of one model; ValueError if it differs from the first in more than these."""
+    for (name, b), other in zip(model.named_buffers(), first.buffers(), strict=True):
+        if not torch.equal(b, other):
+            raise ValueError(
+                f"buffer {name!r} must be equal for all seeds; make it a parameter with requires_grad=False"
+            )
+    return params_of(model)
