@@ -46,15 +46,15 @@ def pytest_collection_modifyitems(items):
 
 def pytest_runtest_setup(item):
     for mark in item.iter_markers("when_changed"):
-        if not os.environ.get(ALL) and untouched(mark.args, changed(ROOT)):
+        if not due(*mark.args):
             pytest.skip(f"nothing changed of what it tests; {ALL}=1 runs it all the same")
 
 
-def untouched(names: tuple[str, ...], files: frozenset[str] | None) -> bool:
-    """Whether none of these files and folders is among the changed files; None, not known, counts as all changed."""
-    return files is not None and not any(
-        file == name or file.startswith(f"{name}/") for file in files for name in names
-    )
+def due(*names: str) -> bool:
+    """Whether one of these files and folders changed lately, or all tests are asked for. Not known counts as changed."""
+    files = changed(ROOT)
+    alike = (file == name or file.startswith(f"{name}/") for file in files or () for name in names)
+    return bool(os.environ.get(ALL)) or files is None or any(alike)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import conftest
 import pytest
-from conftest import DAY, untouched
+from conftest import DAY, due
 
 changed = conftest.changed.__wrapped__  # without its memory
 NOW = 1_800_000_000  # seconds since 1970: when the last commit of `course` was made
@@ -96,10 +96,21 @@ def test_where_history_is_missing_nothing_is_known(course, tmp_path):
     assert changed(course) is None
 
 
-def test_files_and_folders_are_known_by_their_names():
-    assert untouched(("a.py", "folder"), frozenset({"b.py", "folder.py", "other/a.py"}))
-    assert not untouched(("a.py",), frozenset({"a.py"})) and not untouched(("folder",), frozenset({"folder/deep/x.py"}))
-    assert not untouched(("a.py",), None)
+@pytest.mark.parametrize(
+    ("files", "everything", "runs"),
+    [
+        ({"README.md"}, "", True),
+        ({"tools/deep/x.py"}, "", True),
+        ({"LICENSE", "tools.py", "other/README.md"}, "", False),
+        ({"LICENSE"}, "1", True),
+        (set(), "", False),
+        (None, "", True),
+    ],
+)
+def test_files_and_folders_are_known_by_their_names(files, everything, runs, monkeypatch):
+    monkeypatch.setattr(conftest, "changed", lambda root: files)
+    monkeypatch.setenv(conftest.ALL, everything)
+    assert due("README.md", "tools") == runs
 
 
 # ---- the marker
@@ -111,25 +122,6 @@ def marked(*names):
     return SimpleNamespace(
         nodeid="test_x", path=Path("test_x.py"), iter_markers=marks.get, get_closest_marker=marks.get, add_marker=id
     )
-
-
-@pytest.mark.parametrize(
-    ("files", "everything", "runs"),
-    [
-        ({"LICENSE"}, "", False),
-        ({"README.md"}, "", True),
-        ({"LICENSE"}, "1", True),
-        (None, "", True),
-    ],
-)
-def test_a_marked_test_runs_when_its_files_changed(files, everything, runs, monkeypatch):
-    monkeypatch.setattr(conftest, "changed", lambda root: files)
-    monkeypatch.setenv(conftest.ALL, everything)
-    if runs:
-        conftest.pytest_runtest_setup(marked("README.md", "Makefile"))
-    else:
-        with pytest.raises(pytest.skip.Exception, match="SAM_LITE_ALL_TESTS=1 runs it all the same"):
-            conftest.pytest_runtest_setup(marked("README.md", "Makefile"))
 
 
 def test_a_marker_that_names_no_file_is_an_error():
