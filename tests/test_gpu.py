@@ -18,7 +18,7 @@ def test_every_lecture_that_asks_for_a_gpu_is_rehearsed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", gpu.MINIATURE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(f"gpu_{n}")) for n in gpu.MINIATURE])
 def test_every_cell_runs_in_the_branch_of_a_gpu(name, fashion):
     stored = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
     n = len(gpu.record.claims_of(stored, name))

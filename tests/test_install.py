@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import due
+from conftest import ALL, due
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.specifiers import SpecifierSet
 
@@ -443,6 +443,17 @@ def test_ci_calls_the_command_of_the_readme():
     assert script.startswith("#!/bin/bash\n") and "set -euo pipefail" in script
     assert script.rstrip().splitlines()[-1] == "make test"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
-    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    assert runs == [".ci/run", "make lectures"]
+
+
+def test_ci_looks_back_far_enough_and_the_night_runs_all_tests_and_all_lectures():
+    def jobs(name):
+        workflow = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))
+        return {name: (job, [step.get("run") for step in job["steps"]]) for name, job in workflow["jobs"].items()}
+
+    test, runs = jobs("ci")["test"]
+    assert test["steps"][0]["with"] == {"fetch-depth": 0} and runs[-1] == ".ci/run"
+    _, runs = jobs("ci")["bare"]
+    assert runs[-2:] == ["make course", f".venv/bin/{IN_CONDA} lectures/00_start_here.ipynb"]
+    test, runs = jobs("nightly")["test"]
+    assert test["env"] == {ALL: "1"} and runs[-1] == ".ci/run"
+    assert "make lectures" in jobs("nightly")["lectures"][1]

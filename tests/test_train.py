@@ -1,7 +1,6 @@
 import copy
 import math
 import os
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -621,10 +620,3 @@ def test_devices_must_agree(data):
 def test_the_optimizer_must_be_of_this_model(data):
     with pytest.raises(ValueError, match="optimizer must hold parameters of this model, got others"):
         train(net(), data, sgd(net()), batch_size=32, steps=5)
-
-
-def test_no_warning_of_the_order_of_scheduler_and_optimizer(data):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for name in OPTIMIZERS:
-            run(None, data, name, steps=3)
