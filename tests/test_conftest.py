@@ -142,6 +142,7 @@ def test_two():
 """
 
 
+@pytest.mark.slow
 def test_pytest_heeds_the_marker_and_says_how_to_run_what_it_skips(tmp_path):
     (tmp_path / "test_probe.py").write_text(PROBE)
     (tmp_path / "plugin.py").write_text("import conftest\nconftest.changed = lambda root: frozenset()\n")

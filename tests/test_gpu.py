@@ -25,7 +25,7 @@ def lectures():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", lectures())
+@pytest.mark.parametrize("name", list(lectures()))
 def test_every_cell_runs_in_the_branch_of_a_gpu(name, fashion):
     stored = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
     n = len(gpu.record.claims_of(stored, name))

@@ -79,6 +79,7 @@ def test_every_explorer_is_swept():
     assert explorers == {f"{name}_explorer" for name in MAKE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_every_control_shows_a_picture_over_its_whole_range(name, shown):
     widget = MAKE[name]()
