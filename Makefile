@@ -5,7 +5,7 @@ JOBS      ?= 2
 LAB       ?=
 RUN       := .venv/bin/python
 PYTEST    := $(RUN) -m pytest
-TESTS     := OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile
+TESTS     := OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS)
 unexport PYTHONPATH PYTHONHOME
 export JUPYTER_PREFER_ENV_PATH = 1
 # PyTorch's threads spin while they wait for one another; where another program uses a core, that takes ten times as long
@@ -38,16 +38,16 @@ lab: course
 	$(RUN) -m jupyterlab $(LAB) lectures
 
 test: all
-	$(TESTS) tests
+	$(TESTS) --dist loadgroup tests
 	$(MAKE) nbval
 
 nbval: all
-	TQDM_DISABLE=1 $(TESTS) @tools/nbval.txt $(NOTEBOOKS)
+	TQDM_DISABLE=1 $(TESTS) --dist loadfile @tools/nbval.txt $(NOTEBOOKS)
 
 check: all
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(TESTS) -m "not slow" tests
+	$(TESTS) --dist loadgroup -m "not slow" tests
 
 bench: all
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script; done

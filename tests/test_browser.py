@@ -165,6 +165,7 @@ def test_opened_again_without_its_kernel_the_page_shows_the_twin(opened):
     assert page.locator(TWIN).evaluate("image => image.naturalWidth") > 500 and page.locator(PICTURE).count() == 0
 
 
+@pytest.mark.xdist_group("notebook_7")
 def test_in_notebook_7(folder, chrome):
     browser.write(folder / "seven.ipynb", STEP)
     with browser.jupyter(folder, "notebook") as address:

@@ -24,7 +24,6 @@ NAMED = {
     "study": {"cpu"},
     "models": {"cpu"},
     "checkpoint": {"cpu"},
-    "require": {"cpu"},
 }
 
 

@@ -4,7 +4,7 @@ import argparse
 import collections
 import contextlib
 import copy
-import multiprocessing
+import json
 import os
 import re
 import runpy
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
@@ -94,19 +93,19 @@ def test_the_blank_notebooks_can_be_handed_out():
 # ---------------------------------------------------------------- faults that check finds
 
 
-def marks(name, **kind):
+def metadata(name, **kind):
     cell = dict(grade_id=name, schema_version=3, task=False, locked=False, solution=False, grade=False) | kind
     return {"nbgrader": cell}
 
 
 def good_set():
     body = "def twice(x):\n    ### BEGIN SOLUTION\n    return x + x + 0 * len('a long line')\n    ### END SOLUTION"
-    written = marks("twice_why", solution=True, grade=True, points=2)
+    written = metadata("twice_why", solution=True, grade=True, points=2)
     cells = [
         new_code_cell("import math", id="given"),
-        new_code_cell(body, id="twice", metadata=marks("twice", solution=True)),
+        new_code_cell(body, id="twice", metadata=metadata("twice", solution=True)),
         new_code_cell(
-            "assert twice(2) == 4", id="check", metadata=marks("twice_check", grade=True, locked=True, points=3)
+            "assert twice(2) == 4", id="check", metadata=metadata("twice_check", grade=True, locked=True, points=3)
         ),
         new_markdown_cell("Because.", id="why", metadata=written),
     ]
@@ -217,76 +216,101 @@ def test_a_byte_of_difference_a_missing_and_an_orphaned_notebook_are_found(cours
     assert assignments.check(folder) == [] and not other.exists()
 
 
-# ---------------------------------------------------------------- as a student meets them
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", SETS, ids=NAMES)
-def test_in_a_blank_set_given_cells_run_and_the_first_failure_is_the_first_check(path):
-    notebook = nbformat.read(ROOT / "exercises" / path.parent.name / path.name, as_version=4)
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=True, record_timing=False)
-    client.execute(env=os.environ | {"TQDM_DISABLE": "1"})
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            errors = [out.ename for out in cell.outputs if out.output_type == "error"]
-            assert errors == (["NotImplementedError"] if assignments.role(cell) == "check" else []), cell.source
-            said = [out.text for out in cell.outputs if out.get("name") == "stderr"]
-            assert said == [], cell.source
-
-
 # ---------------------------------------------------------------- the graders, graded
 
+BY_SET = [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in SETS]
+QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
 
-def written(path, cells):
-    """The solution with the sources of some cells replaced, as bytes of a notebook."""
-    notebook = copy.deepcopy(nbformat.read(path, as_version=4))
-    for cell in notebook.cells:
-        name = cell.metadata.get("nbgrader", {}).get("grade_id")
-        cell.source = cells.get(name, cell.source)
-    return nbformat.writes(notebook)
+
+def table_of(path):
+    return runpy.run_path(str(ROOT / "tests" / "answers" / f"{path.stem}.py"))
+
+
+def marked_cells(path):
+    """grade id -> cell, of a solution or of a blank notebook."""
+    cells = nbformat.read(path, as_version=4).cells
+    return {cell.metadata.nbgrader.grade_id: cell for cell in cells if assignments.role(cell) != "given"}
+
+
+def blank_of(path):
+    return ROOT / "exercises" / path.stem / path.name
 
 
 def catalogue(path):
-    """name of a submission -> (notebook, checks that must lose marks).
+    """name of a submission -> ({grade id: answer}, checks that must lose marks); the first two: reference and blank.
 
     Answers to different parts go into one notebook, right ones and wrong ones, and one part at least stays as it was:
     then "no other part loses" is tried too, and the catalogue takes a fraction of the time.
     """
-    table = runpy.run_path(str(ROOT / "tests" / "answers" / f"{path.stem}.py"))
-    cells = {
-        cell.metadata.nbgrader.grade_id: cell
-        for cell in nbformat.read(path, as_version=4).cells
-        if "nbgrader" in cell.metadata
-    }
-    reference = {name: cell.source for name, cell in cells.items()}
-    all_marks = {name for name, cell in cells.items() if assignments.role(cell) in ("check", "written")}
+    table = table_of(path)
+    reference = {name: cell.source for name, cell in marked_cells(path).items()}
     per_part = collections.Counter(row[1] for row in table["WRONG"])
     answers = [(name, cells, set()) for name, cells in table["RIGHT"]]
     for name, part, old, new in sorted(table["WRONG"], key=lambda row: -per_part[row[1]]):
         answers.append((name, {part: reference[part].replace(old, new)}, {f"{part}_check"}))
-    packs = [("reference", {}, set()), ("blank", None, all_marks)]
+    packs = []
     for name, cells, losing in answers:
         assert set(cells) <= set(reference), name
-        free = (p for p in packs[2:] if not p[1].keys() & cells.keys() and len(p[2] | losing) < max(2, len(per_part)))
+        free = (p for p in packs if not p[1].keys() & cells.keys() and len(p[2] | losing) < max(2, len(per_part)))
         before, others, lost = next(free, ("", {}, set()))
         packs = [p for p in packs if p[1] is not others]
         packs.append((f"{before}; {name}", others | cells, lost | losing))
-    blank = (ROOT / "exercises" / path.stem / path.name).read_text(encoding="utf-8")
-    return {name: (blank if cells is None else written(path, cells), losing) for name, cells, losing in packs}
+    blank = {name: cell.source for name, cell in marked_cells(blank_of(path)).items()}
+    packs = [("reference", {}, set()), ("blank", blank, {f"{part}_check" for part in per_part}), *packs]
+    return {name: (cells, losing) for name, cells, losing in packs}
 
 
-def graded(request):
-    os.environ.update(OMP_NUM_THREADS="1", TQDM_DISABLE="1", MPLBACKEND="agg", PATH=grading._path())
-    return grading.autograde(request)
+@pytest.fixture(scope="module", params=BY_SET)
+def exercise(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def marks(exercise, tmp_path_factory):
+    """name of a submission -> {check: [points, error]}, by marking.py."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    made = catalogue(exercise)
+    asked = "".join(json.dumps(cells) + "\n" for cells, _ in made.values())
+    command = [sys.executable, str(ROOT / "tests" / "marking.py"), str(exercise)]
+    env = os.environ | QUIET | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tools")))}
+    folder = tmp_path_factory.mktemp("marks")
+    done = subprocess.run(command, cwd=folder, env=env, input=asked, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(made, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.fixture(scope="module")
+def autograded(exercise, tmp_path_factory):
+    """name of a submission -> (what grading.autograde says, the notebook that nbgrader ran): by nbgrader itself.
+
+    The reference, the blank notebook, and the pack with the most wrong answers.
+    """
+    made, found = catalogue(exercise), {}
+    pack = max(list(made)[2:], key=lambda name: len(made[name][1]))
+    released = grading.prepare(exercise.stem, tmp_path_factory.mktemp("released"))
+    for name in ("reference", "blank", pack):
+        course = shutil.copytree(released, tmp_path_factory.mktemp("course") / "course")
+        notebook = nbformat.read(blank_of(exercise) if name == "blank" else exercise, as_version=4)
+        for cell in notebook.cells:
+            cell.source = made[name][0].get(cell.metadata.get("nbgrader", {}).get("grade_id"), cell.source)
+        nbformat.write(notebook, course / "handed.ipynb")
+        request = {"course": str(course), "exercise": exercise.stem, "handed": str(course / "handed.ipynb")}
+        with pytest.MonkeyPatch.context() as patch:
+            for variable, value in (QUIET | {"PATH": grading._path()}).items():
+                patch.setenv(variable, value)
+            result = grading.autograde(request | {"cell_seconds": 60})
+        assert (result["state"], result["remarks"]) == ("graded", []), (name, result)
+        ran = course / "autograded" / "student" / exercise.stem / exercise.name
+        found[name] = result, nbformat.read(ran, as_version=4)
+    return found
 
 
 @pytest.mark.parametrize("path", SETS, ids=NAMES)
 def test_a_catalogue_is_large_enough(path):
-    table = runpy.run_path(str(ROOT / "tests" / "answers" / f"{path.stem}.py"))
+    table, sources = table_of(path), {name: cell.source for name, cell in marked_cells(path).items()}
     assert len(table["WRONG"]) >= 8 and len(table["RIGHT"]) >= 3
-    marked = [cell for cell in nbformat.read(path, as_version=4).cells if assignments.role(cell) != "given"]
-    sources = {cell.metadata.nbgrader.grade_id: cell.source for cell in marked}
-    checks = {cell.metadata.nbgrader.grade_id for cell in marked if assignments.role(cell) == "check"}
+    checks = {name for name, cell in marked_cells(path).items() if assignments.role(cell) == "check"}
     answered = {f"{row[1]}_check" for row in table["WRONG"]}
     assert answered == checks, f"without a wrong answer, or without a cell: {answered ^ checks}"
     for name, part, old, _ in table["WRONG"]:
@@ -296,33 +320,34 @@ def test_a_catalogue_is_large_enough(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SETS, ids=NAMES)
-def test_right_answers_keep_their_marks_and_wrong_ones_lose_theirs(path, tmp_path):
-    course, made = grading.prepare(path.stem, tmp_path), catalogue(path)
-    requests = []
-    for number, (notebook, _) in enumerate(made.values()):
-        shutil.copytree(course, tmp_path / str(number))
-        handed = tmp_path / f"{number}.ipynb"
-        handed.write_text(notebook, encoding="utf-8")
-        asked = {
-            "course": str(tmp_path / str(number)),
-            "exercise": path.stem,
-            "handed": str(handed),
-            "cell_seconds": 60,
-        }
-        requests.append(asked)
-    workers = multiprocessing.get_context("forkserver")  # each a fork of one process that has imported all it needs
-    workers.set_forkserver_preload(["grading", "nbgrader.apps"])
-    with workers.Pool(2, maxtasksperchild=1) as pool:
-        results = pool.map(graded, requests, chunksize=1)
-    for (name, (_, losing)), result in zip(made.items(), results, strict=True):
-        assert (result["state"], result["remarks"]) == ("graded", []), (name, result)
+def test_right_answers_keep_their_marks_and_wrong_ones_lose_theirs(exercise, marks):
+    full = {n: c.metadata.nbgrader.points for n, c in marked_cells(exercise).items() if assignments.role(c) == "check"}
+    for name, (_, losing) in catalogue(exercise).items():
+        errors = {check: error for check, (_, error) in marks[name].items()}
+        due = {check: 0 if check in losing else points for check, points in full.items()}
+        assert {check: points for check, (points, _) in marks[name].items()} == due, (name, errors)
+        assert not any("NameError" in error for error in errors.values()), (name, errors)
+
+
+@pytest.mark.slow
+def test_nbgrader_gives_the_same_marks_and_leaves_written_answers_to_us(exercise, marks, autograded):
+    for name, (result, _) in autograded.items():
         scores = result["scores"]
-        lost = {part for part, score in scores.items() if score["points"] not in (None, score["of"])}
-        assert lost == losing, (name, {part: scores[part]["failed"] for part in lost ^ losing})
-        assert all("NameError" not in score["failed"] for score in scores.values()), name
-        assert any(score["points"] is None for score in scores.values()) == (name != "blank")
-        assert all(scores[part]["points"] == 0 for part in losing), (name, "part of the marks for a wrong answer")
+        checks = {check: [scores[check]["points"], scores[check]["failed"]] for check in marks[name]}
+        assert checks == marks[name], name
+        by_hand = {score["points"] for check, score in scores.items() if check not in checks}
+        assert by_hand == {0 if name == "blank" else None}, name
+
+
+@pytest.mark.slow
+def test_in_a_blank_set_given_cells_run_and_the_first_failure_is_the_first_check(autograded):
+    _, notebook = autograded["blank"]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            errors = [out.ename for out in cell.outputs if out.output_type == "error"]
+            assert errors == (["NotImplementedError"] if assignments.role(cell) == "check" else []), cell.source
+            said = [out.text for out in cell.outputs if out.get("name") == "stderr"]
+            assert said == [], cell.source
 
 
 # ---------------------------------------------------------------- what people hand in
@@ -393,10 +418,8 @@ def small_course(tmp_path_factory):
     return folder
 
 
-CHECKED = "assert twice(2) == 4"
 FULL, NONE = 3.0, 0.0
 HOSTILE = {  # student -> (change to the solution, points or None, what the state or a remark says)
-    "full": (lambda nb: None, FULL, "graded"),
     "wrong": (answer("twice", "def twice(x):\n    return 3 * x"), NONE, "graded"),
     "edited check": (
         lambda nb: (answer("twice", "def twice(x):\n    return 5")(nb), answer("twice_check", "assert True")(nb)),
@@ -410,14 +433,6 @@ HOSTILE = {  # student -> (change to the solution, points or None, what the stat
     "split": (split, FULL, "twice is there more than once"),
     "pasted": (pasted, FULL, "twice is there more than once"),
     "endless": (answer("twice", "while True:\n    pass"), NONE, "graded"),
-    "stubborn": (
-        answer(
-            "twice",
-            "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass",
-        ),
-        None,
-        "ran for more than",
-    ),
     "exits": (answer("twice", "import os\nos._exit(0)"), None, "ended the kernel"),
     "prints": (answer("twice", "while True:\n    print('x' * 1000)"), None, ""),
     "hungry": (answer("twice", "twice = lambda x, a=bytearray(2**40): 4"), NONE, "graded"),
@@ -430,6 +445,29 @@ HOSTILE = {  # student -> (change to the solution, points or None, what the stat
 }
 
 
+GROUP = pytest.mark.xdist_group("submissions")
+STUBBORN = """while True:
+    try:
+        while True:
+            pass
+    except BaseException:
+        pass"""
+
+
+@GROUP
+@pytest.mark.slow
+def test_code_that_cannot_be_interrupted_is_killed_when_its_time_is_over(small_course, tmp_path):
+    place = tmp_path / "in" / "stubborn" / "01_two"
+    place.mkdir(parents=True)
+    source = small_course / "solutions" / "01_two" / "01_two.ipynb"
+    (place / "01_two.ipynb").write_bytes(edited(source, answer("twice", STUBBORN)))
+    options = argparse.Namespace(jobs=2, seconds=15, cell_seconds=4, memory_gb=8)
+    (one,) = grading.grade(tmp_path / "in", tmp_path / "out", options, small_course)
+    assert one.state == "not graded: it ran for more than 15 s" and not one.scores
+    assert "stubborn" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@GROUP
 @pytest.mark.slow
 def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
     source = small_course / "solutions" / "01_two" / "01_two.ipynb"
@@ -445,12 +483,10 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
         "list_4_01_two.ipynb": b"[1, 2]",
         "image_5_01_two.png": b"\x89PNG",
         "lost_6_09_other.ipynb": text,
-        "wide_7_01_two.ipynb": text.decode().encode("utf-16"),
-        "latin_8_01_two.ipynb": text.replace(b"Because.", "Weil es so ist, ähm.".encode("cp1252")),
+        "=cmd_7_01_two.ipynb": text.decode().encode("utf-16"),
+        "C:\\Users\\mia\\mia_8_01_two.ipynb": text.replace(b"Because.", "Weil es so ist, ähm.".encode("cp1252")),
         "again_9_01_two (1).ipynb": text,
         "large_10_01_two.ipynb": b" " * (submissions.LARGEST + 1),
-        "C:\\Users\\mia\\mia_11_01_two.ipynb": text,
-        "=cmd_12_01_two.ipynb": text,
     }
     for name, content in files.items():
         (place / name).write_bytes(content)
@@ -481,12 +517,12 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
     }
     for name, reason in reasons.items():
         assert reason in found[name].state and not found[name].scores, found[name]
-    assert found["wide_7_01_two.ipynb"].remarks == ["its encoding is utf-16, not UTF-8"]
-    assert found["latin_8_01_two.ipynb"].remarks == ["its encoding is cp1252, not UTF-8"]
-    for name in ("wide_7", "latin_8", "again_9", "C:\\Users\\mia\\mia_11", "=cmd_12"):
+    assert found["=cmd_7_01_two.ipynb"].remarks == ["its encoding is utf-16, not UTF-8"]
+    assert found["C:\\Users\\mia\\mia_8_01_two.ipynb"].remarks == ["its encoding is cp1252, not UTF-8"]
+    for name in ("=cmd_7", "C:\\Users\\mia\\mia_8", "again_9"):
         one = next(one for file, one in found.items() if file.startswith(name) and one.state == "graded")
         assert one.points == FULL, one
-    assert found["C:\\Users\\mia\\mia_11_01_two.ipynb"].student == "mia_11"
+    assert found["C:\\Users\\mia\\mia_8_01_two.ipynb"].student == "mia_8"
 
     table = (tmp_path / "out" / "grades.csv").read_text(encoding="utf-8-sig").splitlines()
     assert len(table) == len(found) + 1 and not any(line.startswith("=") for line in table)
@@ -497,7 +533,6 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
 
     # a second run grades only what was not finished: here what changes is one file
     (place / "text_1_01_two.ipynb").write_bytes(text)
-    shutil.rmtree(place / "stubborn")
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(place / "prints")
     seen = []
@@ -512,6 +547,7 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
     assert len(seen) == 1 + len(unfinished)
 
 
+@GROUP
 @pytest.mark.slow
 def test_a_kernel_that_did_not_start_is_tried_again_and_no_student_blamed(small_course, tmp_path, monkeypatch):
     tried, real = [], NbGraderAPI.autograde
@@ -527,6 +563,7 @@ def test_a_kernel_that_did_not_start_is_tried_again_and_no_student_blamed(small_
     assert grading.autograde(request)["state"] == "graded" and len(tried) == 2
 
 
+@GROUP
 @pytest.mark.slow
 def test_a_zip_is_graded_like_a_folder(small_course, tmp_path):
     (tmp_path / "in").mkdir()
@@ -538,6 +575,7 @@ def test_a_zip_is_graded_like_a_folder(small_course, tmp_path):
     assert [(one.student, one.points) for one in found] == [("ann_1_x", FULL), ("bob_2_x", FULL)]
 
 
+@GROUP
 @pytest.mark.slow
 def test_the_command_of_the_readme_grades_a_folder(tmp_path):
     place = tmp_path / "submissions"

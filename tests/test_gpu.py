@@ -17,8 +17,15 @@ def test_every_lecture_that_asks_for_a_gpu_is_rehearsed():
     assert asking == set(gpu.MINIATURE)
 
 
+def lectures():
+    """One worker each, and only when the lecture or what it stands on has changed: nbval runs the same cells on a CPU."""
+    for name in gpu.MINIATURE:
+        decides = [f"lectures/{name}.ipynb", "benchmarks/gpu.py", "sam_lite", "constraints.txt"]
+        yield pytest.param(name, marks=[pytest.mark.xdist_group(f"gpu_{name}"), pytest.mark.when_changed(*decides)])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", gpu.MINIATURE)
+@pytest.mark.parametrize("name", list(lectures()))
 def test_every_cell_runs_in_the_branch_of_a_gpu(name, fashion):
     stored = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
     n = len(gpu.claims_of(stored, name))

@@ -54,6 +54,16 @@ ONLY_IN = {
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
+def behind(name: str) -> set[str]:
+    """All files that this one may reach by arrows."""
+    return ARROWS[name].union(*map(behind, ARROWS[name]))
+
+
+def made_by(name: str) -> list[str]:
+    """The files that decide what this one computes: with all that it reaches, and the versions of libraries."""
+    return [f"sam_lite/{one}.py" for one in sorted({name, "require"} | behind(name))] + ["constraints.txt"]
+
+
 def imported(source: str) -> set[str]:
     """Every module named by an import statement, wherever it stands: {"torch.func", "sam_lite.params"}."""
     names = set()
@@ -88,10 +98,6 @@ def test_a_file_imports_only_what_its_arrows_allow(name):
 
 def test_the_figure_in_the_readme_shows_these_arrows():
     """All of them, but those that follow from others."""
-
-    def behind(name):
-        return ARROWS[name].union(*map(behind, ARROWS[name]))
-
     lines = []
     for name, ours in ARROWS.items():
         direct = sorted(one for one in ours if not any(one in behind(other) for other in ours))

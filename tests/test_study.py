@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_imports import made_by
 
 from sam_lite import measures, study
 from sam_lite.data import Data, mnist1d
@@ -63,6 +64,7 @@ def test_the_file_is_a_few_megabytes():
 
 
 @pytest.mark.slow
+@pytest.mark.when_changed(*made_by("study"), "sam_lite/study.parquet")
 def test_a_sample_of_it_is_made_again(table):
     """Three networks of each of eleven groups, 0.3%: other processors round differently and training amplifies it, so
     single networks are not compared, but the median of what differs, and the mean with its standard error."""

@@ -2,7 +2,6 @@ import copy
 import io
 import math
 import os
-import warnings
 from functools import partial
 
 import numpy as np
@@ -1013,10 +1012,3 @@ def test_a_criterion_must_return_one_number(data, criterion):
         ValueError, match="criterion must be a function that returns the loss, a tensor of one number, got"
     ):
         train(model, data, sgd(model), batch_size=32, steps=5, criterion=criterion)
-
-
-def test_no_warning_of_the_order_of_scheduler_and_optimizer(data):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for name in OPTIMIZERS:
-            run(None, data, name, steps=3)

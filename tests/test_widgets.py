@@ -16,6 +16,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from test_imports import made_by
 
 from sam_lite import explore_networks, explore_toys, grids, plots, ranking, toys, widgets
 from sam_lite.sam import sam_gradient
@@ -78,6 +79,7 @@ def test_every_explorer_is_swept():
     assert explorers == {f"{name}_explorer" for name in MAKE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_every_control_shows_a_picture_over_its_whole_range(name, shown):
     widget = MAKE[name]()
@@ -380,6 +382,7 @@ def test_the_grids_are_whole():
 
 
 @pytest.mark.slow
+@pytest.mark.when_changed(*made_by("grids"), "sam_lite/grids.npz")
 def test_a_sample_of_the_grid_is_what_training_gives():
     """One setting whose path is smooth, exactly but for the rounding of another processor, and the mean of a noisy one."""
     found = grids.recorded()

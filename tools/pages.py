@@ -7,6 +7,7 @@ their output's metadata. Only the page of search results has a script.
 """
 
 import argparse
+import functools
 import html
 import json
 import re
@@ -81,6 +82,12 @@ class Exporter(HTMLExporter):
         yield "markdown2html", markdown
 
 
+@functools.cache
+def exporter(code: bool) -> Exporter:
+    """One for all pages and slides: making it takes longer than a slide."""
+    return Exporter(code)
+
+
 def markdown(source: str, path: Path = ROOT / "lectures") -> str:
     """Markdown as HTML; local pictures are put inside."""
     return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True, path=str(path))).render(source)
@@ -105,7 +112,7 @@ def body_of(notebook: NotebookNode, code: bool = True) -> str:
             data["text/html"] = mathml(data["text/latex"].strip().strip("$"), "block")
         if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
             raise ValueError("a picture has no alternative text: show it with plots.show(figure, caption=..., alt=...)")
-    body, _ = Exporter(code).from_notebook_node(notebook)
+    body, _ = exporter(code).from_notebook_node(notebook)
     return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")  # what becomes of equations in headings
 
 
