@@ -132,14 +132,16 @@ def _full_png(figure: Figure, scale: float = 1.0) -> bytes:
     return buffer.getvalue()
 
 
-def show(figure: Figure, *, caption: str, alt: str) -> None:
+def show(figure: Figure, *, caption: str, alt: str, plain: bool = False) -> None:
     """Display a figure as a plain PNG with its alternative text, and the caption below it.
 
     caption: a sentence that says what is to be seen. alt: what the picture shows, for who cannot see it. It has twice the
-    pixels that it is shown with, for dense screens.
+    pixels that it is shown with, for dense screens. plain: neither these nor labels at the ends of lines.
     """
-    _label_ends(figure)
-    _display(png(figure, scale=2), caption, alt, width=round(figure.get_figwidth() * figure.dpi))
+    if not plain:
+        _label_ends(figure)
+    width = None if plain else round(figure.get_figwidth() * figure.dpi)
+    _display(png(figure, scale=1 if plain else 2), caption, alt, width)
 
 
 def animate(

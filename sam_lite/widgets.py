@@ -91,7 +91,7 @@ def explorer(
     alt = picture.update(**values())
     for artist in picture.moving:
         artist.set_animated(False)
-    plots.show(picture.figure, caption=caption, alt=alt)  # the static twin
+    plots.show(picture.figure, caption=caption, alt=alt, plain=True)  # the static twin
     for artist in picture.moving:
         artist.set_animated(True)
     shown = ipywidgets.HTML(picture.html(**values()))

@@ -29,9 +29,9 @@ NEEDED = ["Makefile", "README.md", "LICENSE", "LICENSE-text", "pyproject.toml", 
 ROUTES = ["Makefile", "tools/venv.sh", "pyproject.toml", "constraints.txt", "environment.yml"]
 GRADING = "python tools/exercises.py grade submissions"  # executed in test_exercises.py
 LAB = browser.QUIET
-CLAIM = """import sam_lite
+CLAIM = """from sam_lite import claims
 
-print(f"✓ {sam_lite.__name__} is here | paper: 8.7 × | ours ≈ 4.2 × | 5 seeds")"""
+claims.show(claims.check("sam_lite is here", [4.1, 4.2] * 5, above=1, paper="8.7"))"""
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
 
@@ -107,12 +107,12 @@ def make(course: Path, *arguments: str) -> str:
 
 def lectures(course):
     said = make(course, "lectures")
-    assert "Building .venv" in said and "✓ sam_lite is here" in said and "as committed" in said
+    assert "Building .venv" in said and "1 ✓. Read it: " in said and "as recorded" in said
     assert str(course / "_site" / "index.html") in said
     assert "<math" in (course / "_site" / "one.html").read_text(encoding="utf-8")
     stamp = (course / ".venv" / "ready-course").stat().st_mtime_ns
     again = make(course, "lectures")
-    assert "Building" not in again and "Installing" not in again and "as committed" in again
+    assert "Building" not in again and "Installing" not in again and "as recorded" in again
     assert (course / ".venv" / "ready-course").stat().st_mtime_ns == stamp
 
 
@@ -143,7 +143,7 @@ def run_tests(course):
     assert ("Installing" in said) == due(*ROUTES) and said.count("1 passed") == 2
     path = course / "lectures" / "one.ipynb"
     good = path.read_text(encoding="utf-8")
-    path.write_text(good.replace('"✓ sam', '"✗ sam'), encoding="utf-8")
+    path.write_text(good.replace("| ✓ | sam", "| ✗ | sam"), encoding="utf-8")
     done = sh(course, "make", "test", f"PYTHON={sys.executable}")
     path.write_text(good, encoding="utf-8")
     assert done.returncode != 0 and "Cell outputs differ" in done.stdout
@@ -212,7 +212,7 @@ def test_make_from_nothing(command, course):
 
 
 CONDA = ["conda env create -f environment.yml", "conda activate sam-course", "jupyter lab lectures"]
-IN_CONDA = "python tools/record.py --check --site _site"
+IN_CONDA = "python tools/record.py --run --site _site"
 
 
 def test_conda_is_told_to_install_what_make_installs():
@@ -238,7 +238,7 @@ def test_conda_from_nothing(tmp_path):
     done = sh(course, inside / "python", "-m", "pip", "check")
     assert done.returncode == 0, done.stdout
     done = sh(course, inside / "python", *IN_CONDA.split()[1:])
-    assert done.returncode == 0 and "as committed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "as recorded" in done.stdout, done.stdout + done.stderr
     shown, kernels = served(course, inside / "jupyter", *CONDA[2].split()[1:], *LAB.split())
     assert "one.ipynb" in shown and kernels["default"] == "python3"
 
@@ -252,7 +252,7 @@ def test_a_lecture_runs_without_network_on_one_core_and_no_library_warns(tmp_pat
     shutil.copy(ROOT / "lectures" / "00_start_here.ipynb", course / "lectures")
     more = {"PYTHONWARNINGS": "error", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = sh(course, *alone, sys.executable, "tools/record.py", "--check", "lectures/00_start_here.ipynb", **more)
-    assert done.returncode == 0 and "as committed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "as recorded" in done.stdout, done.stdout + done.stderr
     fetch = "import urllib.request as u\nu.urlopen('https://example.org', timeout=5)"  # is the network really gone?
     assert "URLError" in sh(course, *alone, sys.executable, "-c", fetch).stderr
 
