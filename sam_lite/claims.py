@@ -64,7 +64,7 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
 
 
-def figure(value: float, digits: int = 2) -> str:
+def significant(value: float, digits: int = 2) -> str:
     """A number with `digits` significant digits, without exponent where that is readable: 0.0012, 46, 310."""
     value = float(value)
     if not math.isfinite(value) or value == 0:
@@ -82,10 +82,10 @@ def estimate(values: Iterable[float], unit: str = "") -> str:
     mean, half = interval(values)
     digits, spread = 2, ""
     if len(values) > 1:
-        spread = f" ± {figure(half, 1)}"
+        spread = f" ± {significant(half, 1)}"
         if mean and half and math.isfinite(mean) and math.isfinite(half):
             digits = min(max(2, 1 + _exponent(mean, 4) - _exponent(half, 1)), 4)
-    return f"≈ {figure(mean, digits)}{spread}{unit and ' ' + unit}"
+    return f"≈ {significant(mean, digits)}{spread}{unit and ' ' + unit}"
 
 
 def _exponent(value: float, digits: int) -> int:
@@ -145,7 +145,7 @@ def check_exact(
     value = require.number(f"the value of {claim!r}", value)
     here = f"= {value:.4f}"
     if expected is None or tolerance > 1e-6:
-        here = f"≈ {figure(value, 3)}"
+        here = f"≈ {significant(value, 3)}"
     if expected is None:
         bound = _bound(claim, above, below, False)
         distance = min(value - above, below - value) / max(1e-12, abs(value))
@@ -153,7 +153,7 @@ def check_exact(
     else:
         expected = require.number(f"what is expected of {claim!r}", expected)
         limit = require.number(f"tolerance of {claim!r}", tolerance, above=0, most=0.1) * max(1.0, abs(expected))
-        bound = f"= {figure(expected, 4)}" + (f" ± {figure(limit, 1)}" if tolerance > 1e-6 else "")
+        bound = f"= {significant(expected, 4)}" + (f" ± {significant(limit, 1)}" if tolerance > 1e-6 else "")
         holds, margin = abs(value - expected) <= limit, math.inf
     count = "exact" if here.startswith("=") else "computed"
     return Claim("✓" if holds else "✗", claim, paper, here, bound, count, str(slide or ""), margin, 0)

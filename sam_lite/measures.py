@@ -26,7 +26,7 @@ from sam_lite import pure, require
 from sam_lite.hessian import top_eigenvalues, trace
 from sam_lite.noise import noise
 from sam_lite.params import Loss, Params, count, dot, from_vector, norm, to_vector
-from sam_lite.sharpness import ascent_direction, box_sharpness
+from sam_lite.sharpness import ascent_sharpness, box_sharpness
 
 Outputs = Callable[[Params, Tensor], Tensor]
 Measures = dict[str, Tensor]
@@ -168,7 +168,7 @@ def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples
         "trace": trace(loss, params, probes=2 * samples, seed=seed).mean,
         "lambda_max": top_eigenvalues(loss, params, steps=min(12, count(params)), seed=seed).values[0],
         "box": box_sharpness(loss, params, 1e-3, steps=8, seed=seed).value,
-        "sam": ascent_direction(loss, params, 0.05).value,
+        "sam": ascent_sharpness(loss, params, 0.05).value,
         "fisher_rao": (len(matrices(params)) + 1) ** 2 * along.square().mean(),
     }
 

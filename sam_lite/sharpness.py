@@ -68,7 +68,7 @@ def box_sharpness_lbfgs(
 
 
 @torch.no_grad()
-def worst_direction(
+def worst_sharpness(
     loss: Losses, params: Params, radius: float, *, adaptive=False, starts: int | Tensor = 3, steps=20, seed=0
 ) -> Sharpness:
     """The largest rise within a distance: max of L(w + e) - L(w) over ||e||_2 <= radius (Foret et al. 2021, eq. 1).
@@ -82,7 +82,7 @@ def worst_direction(
 
 
 @torch.no_grad()
-def ascent_direction(loss: Losses, params: Params, radius: float, *, ascent: sam.Ascent = sam.ascent) -> Sharpness:
+def ascent_sharpness(loss: Losses, params: Params, radius: float, *, ascent: sam.Ascent = sam.ascent) -> Sharpness:
     """The rise that SAM sees: L(w + e) - L(w) with e = ascent(gradient, w, radius) (Foret et al. 2021, eq. 2).
 
     radius: in the norm of `ascent`, any of `sam_lite.sam`. 0 where the gradient is 0; close to a minimum radius^2 / 2
@@ -97,7 +97,7 @@ def ascent_direction(loss: Losses, params: Params, radius: float, *, ascent: sam
 
 
 @torch.no_grad()
-def average_direction(
+def average_sharpness(
     loss: Losses, params: Params, radius: float, *, adaptive=False, samples: int | Tensor = 100, seed=0
 ) -> Average:
     """The mean rise at a distance: L(w + radius u) - L(w), over u uniform on the unit sphere, and its standard error.
@@ -114,7 +114,7 @@ def average_direction(
     return Average(rises.mean(), base, rises.std() / len(points) ** 0.5, status)
 
 
-def m_sharpness(losses: Losses, params: Params, radius: float, *, measure=worst_direction) -> Tensor:
+def m_sharpness(losses: Losses, params: Params, radius: float, *, measure=worst_sharpness) -> Tensor:
     """Mean over batches of m, each a loss with its own worst point (Foret et al. 2021). measure: any function above."""
     return sum(share * measure(loss, params, radius).value for loss, share in shares(losses))
 

@@ -35,7 +35,7 @@ def test_the_interval_is_students(n):
     ],
 )
 def test_two_significant_digits(value, text):
-    assert claims.figure(value) == text
+    assert claims.significant(value) == text
 
 
 @pytest.mark.parametrize(

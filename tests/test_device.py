@@ -44,7 +44,7 @@ PURE = {
     "m_sam_gradient": lambda loss, p: m_sam_gradient([loss, loss], p, 0.1)[0],
     "hvp": lambda loss, p: hessian.hvp(loss, p)(p),
     "dense": lambda loss, p: hessian.dense(loss, p),
-    "ascent_direction": lambda loss, p: sharpness.ascent_direction(loss, p, 0.1).value,
+    "ascent_sharpness": lambda loss, p: sharpness.ascent_sharpness(loss, p, 0.1).value,
     "line": lambda loss, p: landscape.line(loss, p, p, [0.0, 0.5]),
     "a step of the search": lambda loss, p: climb.slope(
         climb.landscape(loss, p, sharpness._ball(p, 0.1, False)), torch.empty(74, device="meta")

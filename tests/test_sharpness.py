@@ -16,17 +16,17 @@ from sam_lite.hessian import top_eigenvalues
 from sam_lite.params import add, from_vector, loss_of, params_of, stack, to_vector
 from sam_lite.sharpness import (
     STATUS,
-    ascent_direction,
-    average_direction,
+    ascent_sharpness,
+    average_sharpness,
     box_flatness,
     box_sharpness,
     box_sharpness_lbfgs,
     m_sharpness,
-    worst_direction,
+    worst_sharpness,
 )
 
 BOXES = [box_sharpness, box_sharpness_lbfgs]
-MAPPED = [box_sharpness, worst_direction, ascent_direction, average_direction]
+MAPPED = [box_sharpness, worst_sharpness, ascent_sharpness, average_sharpness]
 ALL = [*MAPPED, box_sharpness_lbfgs]
 
 
@@ -75,8 +75,8 @@ def test_diagonal_hessian_at_the_minimum(box):
 
 def test_every_measure_says_what_it_is():
     """In which norm the radius is, and whose definition it follows; the module, what the loss decides."""
-    norms = {box_sharpness: "|z_i| <= radius", worst_direction: "||e||_2 <= radius", average_direction: "unit sphere"}
-    norms |= {box_sharpness_lbfgs: "`box_sharpness`", ascent_direction: "in the norm of `ascent`"}
+    norms = {box_sharpness: "|z_i| <= radius", worst_sharpness: "||e||_2 <= radius", average_sharpness: "unit sphere"}
+    norms |= {box_sharpness_lbfgs: "`box_sharpness`", ascent_sharpness: "in the norm of `ascent`"}
     norms |= {m_sharpness: "Foret et al. 2021", box_flatness: "<= tolerance"}
     public = {f for f in vars(sharpness).values() if getattr(f, "__module__", "") == sharpness.__name__}
     assert {f for f in public if inspect.isfunction(f) and f.__name__[0] != "_"} == norms.keys()
@@ -91,8 +91,8 @@ def test_the_box_sees_the_trace_the_ball_the_largest_and_the_average_their_mean(
     loss, x, radius = quadratic(torch.tensor([4.0, 1.0], dtype=torch.float64), floor=0.0), point([0.0, 0.0]), 1e-2
     unit = radius**2 / 2
     close(box_sharpness(loss, x, radius).value / 100, 5 * unit)
-    close(worst_direction(loss, x, radius).value, 4 * unit, 1e-4)
-    close(average_direction(loss, x, radius, samples=torch.eye(2)).value, 2.5 * unit)
+    close(worst_sharpness(loss, x, radius).value, 4 * unit, 1e-4)
+    close(average_sharpness(loss, x, radius, samples=torch.eye(2)).value, 2.5 * unit)
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -157,7 +157,7 @@ def test_both_climbs_come_near_the_true_maximum():
 def test_more_starts_find_more():
     for seed in range(10):
         loss, zero = quadratic(positive(12, seed)), point([0.0] * 12)
-        for measure in (box_sharpness, box_sharpness_lbfgs, worst_direction):
+        for measure in (box_sharpness, box_sharpness_lbfgs, worst_sharpness):
             values = [measure(loss, zero, 1.0, starts=n).value for n in (1, 3, 9)]
             assert values == sorted(values)
         best = box_sharpness(loss, zero, 1.0, starts=9).value * 1.3 / 100
@@ -178,7 +178,7 @@ def test_box_with_negative_curvature_has_its_maximum_inside(box):
     close(found.value, 100 * 1.5 / 1.3, 1e-3)
 
 
-@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_direction])
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_sharpness])
 def test_the_best_point_met_is_kept(measure):
     """On waves much shorter than the steps a climb goes up and down."""
     seen, early = [], []
@@ -220,7 +220,7 @@ def test_status_tells_whether_the_climb_settled():
     ]
 
 
-@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_direction, ascent_direction])
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_sharpness, ascent_sharpness])
 @pytest.mark.parametrize("barrier", [math.inf, math.nan])
 def test_a_loss_that_is_not_finite_is_said_to_be_so(measure, barrier):
     def cliff(p):
@@ -238,7 +238,7 @@ def confident(dtype):
     return (lambda p: nn.functional.cross_entropy(x @ p["w"], y)), {"w": 20 * torch.eye(3, dtype=dtype)}
 
 
-@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_direction, ascent_direction])
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_sharpness, ascent_sharpness])
 def test_below_the_resolution_of_the_loss_no_0_is_called_converged(measure):
     found, exact = measure(*confident(torch.float32), 1e-3), measure(*confident(torch.float64), 1e-3)
     assert (found.value.item(), STATUS[found.status]) == (0, "below resolution")
@@ -251,23 +251,23 @@ def test_below_the_resolution_of_the_loss_no_0_is_called_converged(measure):
 
 def test_so_is_the_average_below_resolution():
     found, exact = (
-        average_direction(*confident(torch.float32), 1e-3),
-        average_direction(*confident(torch.float64), 1e-3),
+        average_sharpness(*confident(torch.float32), 1e-3),
+        average_sharpness(*confident(torch.float64), 1e-3),
     )
     assert (found.value, found.error, STATUS[found.status]) == (0, 0, "below resolution")
     assert exact.value != 0 and STATUS[exact.status] == "converged"
-    lost = average_direction(lambda p: p["w"].sum() * math.nan, point([0.1]), 1.0)
+    lost = average_sharpness(lambda p: p["w"].sum() * math.nan, point([0.1]), 1.0)
     assert STATUS[lost.status] == "nonfinite"
 
 
-@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_direction, ascent_direction])
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_sharpness, ascent_sharpness])
 def test_within_radius_0_there_is_no_rise_and_that_is_certain(measure):
     found = measure(quadratic(positive(3)), point([1.0, 2.0, 3.0]), 0)
     assert (found.value.item(), STATUS[found.status]) == (0, "converged")
 
 
 def test_a_maximum_is_found_to_be_one():
-    for measure in (box_sharpness, box_sharpness_lbfgs, worst_direction):
+    for measure in (box_sharpness, box_sharpness_lbfgs, worst_sharpness):
         found = measure(quadratic(-torch.ones(4, dtype=torch.float64)), point([0.0] * 4), 0.1)
         assert (found.value.item(), STATUS[found.status]) == (0, "converged")
 
@@ -300,7 +300,7 @@ def test_a_climb_of_ones_own_may_say_how_it_ended():
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e15, 1e30])
 def test_no_unit_of_the_loss_matters_in_float32(scale):
     c, x = random(7).float(), {"w": random(7, seed=1).float()}
-    for measure in (worst_direction, ascent_direction, partial(box_sharpness, directions=torch.eye(7))):
+    for measure in (worst_sharpness, ascent_sharpness, partial(box_sharpness, directions=torch.eye(7))):
         one, other = (measure(lambda p, s=s: s * (c @ p["w"]), x, 0.1) for s in (1.0, scale))
         torch.testing.assert_close(other.direction["w"], one.direction["w"], rtol=1e-2, atol=1e-4)
         assert STATUS[other.status] == "converged"
@@ -325,19 +325,19 @@ def test_chunks_of_unlike_size_count_by_it():
         close(measure(chunks, params, 0.05).value, measure(loss, params, 0.05).value)
         with pytest.raises(ValueError, match=r"losses alone must be of equal size, got \[15.0, 5.0\]; give pairs"):
             measure([one for one, _ in chunks], params, 0.05)
-    mean = m_sharpness(chunks, params, 0.05, measure=ascent_direction)
-    alone = [ascent_direction(one, params, 0.05).value for one, _ in chunks]
+    mean = m_sharpness(chunks, params, 0.05, measure=ascent_sharpness)
+    alone = [ascent_sharpness(one, params, 0.05).value for one, _ in chunks]
     close(mean, 0.75 * alone[0] + 0.25 * alone[1])
 
 
 @pytest.mark.parametrize("number", [np.int64, np.int32, torch.tensor])
 def test_counts_of_any_library(number):
     loss, x = quadratic(positive(3)), point([0.1, 0.2, 0.3])
-    for measure in (box_sharpness, box_sharpness_lbfgs, worst_direction):
+    for measure in (box_sharpness, box_sharpness_lbfgs, worst_sharpness):
         ours = measure(loss, x, 0.1, starts=2, steps=3, seed=4)
         theirs = measure(loss, x, torch.tensor(0.1), starts=number(2), steps=number(3), seed=number(4))
         close(theirs.value, ours.value, 1e-6)
-    assert average_direction(loss, x, 0.1, samples=number(3), seed=number(1)).error > 0
+    assert average_sharpness(loss, x, 0.1, samples=number(3), seed=number(1)).error > 0
 
 
 def test_a_radius_for_each_model_of_an_ensemble():
@@ -362,13 +362,13 @@ def test_quadratics_at_the_minimum(seed):
     """Wen, Ma, Li 2023, theorem 4.2: largest, any non-zero, and mean eigenvalue, each times rho^2 / 2."""
     hessian, rho, zero = positive(6, seed), 0.1, point([0.0] * 6)
     spectrum, vectors = torch.linalg.eigh(hessian)
-    found = worst_direction(quadratic(hessian), zero, rho, steps=200)
+    found = worst_sharpness(quadratic(hessian), zero, rho, steps=200)
     close(found.value, rho**2 * spectrum[-1] / 2, 1e-6)
     close(torch.linalg.vector_norm(found.direction["w"]), rho)
     assert found.loss == 0.3 and STATUS[found.status] == "converged"
-    average = average_direction(quadratic(hessian), zero, rho, samples=2000)
+    average = average_sharpness(quadratic(hessian), zero, rho, samples=2000)
     assert abs(average.value - rho**2 * hessian.trace() / 12) < 4 * average.error < 0.1 * average.value
-    at_minimum = ascent_direction(quadratic(hessian), zero, rho)
+    at_minimum = ascent_sharpness(quadratic(hessian), zero, rho)
     assert at_minimum.value == 0 and (at_minimum.direction["w"] == 0).all()
 
 
@@ -376,14 +376,14 @@ def test_ascent_sees_the_smallest_non_zero_eigenvalue_from_its_side():
     h = torch.tensor([0.0, 0.5, 2.0, 7.0], dtype=torch.float64)
     for i in (1, 2, 3):
         near = point(1e-9 * torch.eye(4)[i])
-        close(ascent_direction(quadratic(h), near, 0.1).value, 0.01 * h[i] / 2, 1e-6)
-    values = [ascent_direction(quadratic(h), point(1e-9 * random(4, seed=s)), 0.1).value.item() for s in range(50)]
+        close(ascent_sharpness(quadratic(h), near, 0.1).value, 0.01 * h[i] / 2, 1e-6)
+    values = [ascent_sharpness(quadratic(h), point(1e-9 * random(4, seed=s)), 0.1).value.item() for s in range(50)]
     assert 0.01 * 0.5 / 2 <= min(values) * (1 + 1e-6)
 
 
 def test_average_of_random_directions_has_its_standard_error():
     hessian, samples = positive(5), random(30, 5, seed=7)
-    found = average_direction(quadratic(hessian), point(random(5)), 0.5, samples=samples)
+    found = average_sharpness(quadratic(hessian), point(random(5)), 0.5, samples=samples)
     w = random(5)
     u = samples / torch.linalg.vector_norm(samples, dim=1, keepdim=True)
     rises = np.array([(0.5 * v @ hessian @ v + v @ hessian @ w).item() for v in 0.5 * u])
@@ -394,10 +394,10 @@ def test_average_of_random_directions_has_its_standard_error():
 
 def test_worst_of_a_linear_loss_is_along_its_gradient():
     c, x = random(9), random(9, seed=1)
-    found = worst_direction(lambda p: c @ p["w"], point(x), 0.2, starts=1)
+    found = worst_sharpness(lambda p: c @ p["w"], point(x), 0.2, starts=1)
     close(found.value, 0.2 * torch.linalg.vector_norm(c))
     close(found.direction["w"], 0.2 * c / torch.linalg.vector_norm(c))
-    adaptive = worst_direction(lambda p: c @ p["w"], point(x), 0.2, adaptive=True)
+    adaptive = worst_sharpness(lambda p: c @ p["w"], point(x), 0.2, adaptive=True)
     close(adaptive.value, 0.2 * torch.linalg.vector_norm(c * x))
     close(torch.linalg.vector_norm(adaptive.direction["w"] / x), 0.2)
 
@@ -405,20 +405,20 @@ def test_worst_of_a_linear_loss_is_along_its_gradient():
 def test_worst_with_negative_curvature():
     """Power iteration on H would run into the eigenvalue -9, of the largest magnitude."""
     h = torch.tensor([2.0, -9.0, 1.0, -5.0], dtype=torch.float64)
-    close(worst_direction(quadratic(h), point([0.0] * 4), 0.1, steps=60).value, 0.01 * 2 / 2, 0.05)
-    inside = worst_direction(quadratic(-h.abs()), point([0.0, 0.05, 0.0, 0.0]), 0.1, steps=60)  # the top is inside
+    close(worst_sharpness(quadratic(h), point([0.0] * 4), 0.1, steps=60).value, 0.01 * 2 / 2, 0.05)
+    inside = worst_sharpness(quadratic(-h.abs()), point([0.0, 0.05, 0.0, 0.0]), 0.1, steps=60)  # the top is inside
     close(inside.value, 9 * 0.05**2 / 2, 1e-3)
 
 
 def test_worst_is_the_worst():
     params, loss, *_ = relu_net(2)
-    worst = worst_direction(loss, params, 0.3).value
-    assert worst >= ascent_direction(loss, params, 0.3).value > average_direction(loss, params, 0.3).value
+    worst = worst_sharpness(loss, params, 0.3).value
+    assert worst >= ascent_sharpness(loss, params, 0.3).value > average_sharpness(loss, params, 0.3).value
     x = to_vector(params)
     for seed in range(200):
         u = random(len(x), seed=seed)
         assert loss(add(params, from_vector(0.3 * u / torch.linalg.vector_norm(u), params))) - loss(params) <= worst
-    values = [worst_direction(loss, params, rho).value.item() for rho in (0.0, 0.1, 0.3, 1.0)]
+    values = [worst_sharpness(loss, params, rho).value.item() for rho in (0.0, 0.1, 0.3, 1.0)]
     assert values[0] == 0 and values == sorted(values)
 
 
@@ -427,7 +427,7 @@ def test_the_direction_leads_to_the_value(measure):
     params, loss, *_ = relu_net(1)
     found = measure(loss, params, 0.05)
     assert found.loss == loss(params)
-    if measure is not average_direction:
+    if measure is not average_sharpness:
         rise = loss(add(params, found.direction)) - loss(params)
         close(found.value, 100 * rise / (1 + loss(params)) if measure is box_sharpness else rise)
 
@@ -440,16 +440,16 @@ def test_adaptive_sharpness_does_not_see_a_rescaled_relu_network(alpha):
     close(loss(rescaled), loss(params))
     unscaled = lambda *args, **kw: sam.adaptive_ascent(*args, eta=0.0, **kw)  # noqa: E731
     for measure in (
-        lambda p: worst_direction(loss, p, 0.2, adaptive=True),
-        lambda p: average_direction(loss, p, 0.2, adaptive=True),
-        lambda p: ascent_direction(loss, p, 0.2, ascent=unscaled),
+        lambda p: worst_sharpness(loss, p, 0.2, adaptive=True),
+        lambda p: average_sharpness(loss, p, 0.2, adaptive=True),
+        lambda p: ascent_sharpness(loss, p, 0.2, ascent=unscaled),
     ):
         close(measure(rescaled).value, measure(params).value, 1e-8)
     for measure in (
-        lambda p: worst_direction(loss, p, 0.2),
-        lambda p: average_direction(loss, p, 0.2),
+        lambda p: worst_sharpness(loss, p, 0.2),
+        lambda p: average_sharpness(loss, p, 0.2),
         lambda p: box_sharpness(loss, p, 0.01),
-        lambda p: ascent_direction(loss, p, 0.2, ascent=sam.adaptive_ascent),  # eta = 0.01 breaks it
+        lambda p: ascent_sharpness(loss, p, 0.2, ascent=sam.adaptive_ascent),  # eta = 0.01 breaks it
     ):
         assert abs(measure(rescaled).value / measure(params).value - 1) > 1e-3
     tops = [top_eigenvalues(loss, p, steps=50).values.item() for p in (params, rescaled)]
@@ -458,7 +458,7 @@ def test_adaptive_sharpness_does_not_see_a_rescaled_relu_network(alpha):
 
 def test_ascent_direction_takes_any_ascent():
     c, x = random(5), point(random(5, seed=1))
-    found = ascent_direction(lambda p: c @ p["w"], x, 0.1, ascent=sam.p_ascent(math.inf))
+    found = ascent_sharpness(lambda p: c @ p["w"], x, 0.1, ascent=sam.p_ascent(math.inf))
     close(found.value, 0.1 * c.abs().sum())
     close(found.direction["w"], 0.1 * c.sign())
 
@@ -469,9 +469,9 @@ def test_m_sharpness_is_the_mean_over_batches():
     for measure in MAPPED:
         alone = [measure(loss, params, 0.05).value.item() for loss in losses]
         close(m_sharpness(losses, params, 0.05, measure=measure), np.mean(alone))
-    assert m_sharpness([whole], params, 0.05) == worst_direction(whole, params, 0.05).value
+    assert m_sharpness([whole], params, 0.05) == worst_sharpness(whole, params, 0.05).value
     assert (
-        m_sharpness(losses, params, 0.05) > worst_direction(losses, params, 0.05).value
+        m_sharpness(losses, params, 0.05) > worst_sharpness(losses, params, 0.05).value
     )  # each batch has its own worst
 
 
@@ -548,7 +548,7 @@ def test_ensemble_equals_loop(measure):
         alone = measure(loss, params, 0.05)
         close(mapped.value[i], alone.value)
         close(mapped.loss[i], alone.loss)
-        if measure is average_direction:
+        if measure is average_sharpness:
             close(mapped.error[i], alone.error)
         else:
             assert mapped.status[i] == alone.status
@@ -574,7 +574,7 @@ def test_a_diverged_model_does_not_spoil_its_neighbours(measure):
     mapped = vmap(lambda p: measure(loss, p, 0.05))(stack([bad, params]))
     assert mapped.value[0].isnan()
     close(mapped.value[1], measure(loss, params, 0.05).value)
-    if measure is not average_direction:
+    if measure is not average_sharpness:
         assert mapped.status.tolist()[0] == STATUS.index("nonfinite") != mapped.status[1]
 
 
@@ -621,11 +621,11 @@ def test_a_radius_may_be_a_number_of_numpy(measure):
     [
         (lambda loss, p: box_sharpness(loss, p, 0.1, steps=0), "steps must be an integer >= 1, got 0"),
         (lambda loss, p: box_sharpness_lbfgs(loss, p, 0.1, steps=-1), "steps must be an integer >= 1, got -1"),
-        (lambda loss, p: worst_direction(loss, p, 0.1, steps=0), "steps must be an integer >= 1, got 0"),
+        (lambda loss, p: worst_sharpness(loss, p, 0.1, steps=0), "steps must be an integer >= 1, got 0"),
         (lambda loss, p: box_sharpness(loss, p, 0.1, starts=0), "starts must be an integer >= 1, got 0"),
-        (lambda loss, p: worst_direction(loss, p, 0.1, starts=-3), "starts must be an integer >= 1, got -3"),
-        (lambda loss, p: average_direction(loss, p, 0.1, samples=1), "samples must be an integer >= 2, got 1"),
-        (lambda loss, p: average_direction(loss, p, 0.1, samples=0), "samples must be an integer >= 1, got 0"),
+        (lambda loss, p: worst_sharpness(loss, p, 0.1, starts=-3), "starts must be an integer >= 1, got -3"),
+        (lambda loss, p: average_sharpness(loss, p, 0.1, samples=1), "samples must be an integer >= 2, got 1"),
+        (lambda loss, p: average_sharpness(loss, p, 0.1, samples=0), "samples must be an integer >= 1, got 0"),
         (
             lambda loss, p: box_sharpness(loss, p, 0.1, directions=torch.ones(2, 3)),
             r"directions must .* = \(3, p\), got \(2, 3\)",
@@ -643,15 +643,15 @@ def test_a_radius_may_be_a_number_of_numpy(measure):
             r"starts .* \(n, 2\)",
         ),
         (
-            lambda loss, p: worst_direction(loss, p, 0.1, starts=torch.ones(1, 4)),
+            lambda loss, p: worst_sharpness(loss, p, 0.1, starts=torch.ones(1, 4)),
             r"starts must have shape \(n, 3\).* \(1, 4\)",
         ),
         (
-            lambda loss, p: average_direction(loss, p, 0.1, samples=torch.ones(5, 2)),
+            lambda loss, p: average_sharpness(loss, p, 0.1, samples=torch.ones(5, 2)),
             r"samples must have shape \(n, 3\)",
         ),
         (lambda loss, p: box_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
-        (lambda loss, p: ascent_direction([], p, 0.1), "the number of losses must be at least 1, got 0"),
+        (lambda loss, p: ascent_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
         (lambda loss, p: m_sharpness([], p, 0.1), "the number of losses must be at least 1, got 0"),
         (lambda loss, p: box_flatness(lambda p: p["w"], p, -1.0), "tolerance must be a finite number >= 0, got -1.0"),
         (

@@ -142,11 +142,11 @@ FUNCTIONS = {
     "spectral_density": lambda loss, p, model: hessian.spectral_density(loss, p, steps=2, probes=2),
     "box_sharpness": lambda loss, p, model: sharpness.box_sharpness(loss, p, 1e-3, steps=2),
     "box_sharpness_lbfgs": lambda loss, p, model: sharpness.box_sharpness_lbfgs(loss, p, 1e-3, steps=2),
-    "worst_direction": lambda loss, p, model: sharpness.worst_direction(loss, p, 0.1, steps=2, starts=1),
-    "ascent_direction": lambda loss, p, model: sharpness.ascent_direction(loss, p, 0.1),
-    "average_direction": lambda loss, p, model: sharpness.average_direction(loss, p, 0.1, samples=2),
+    "worst_sharpness": lambda loss, p, model: sharpness.worst_sharpness(loss, p, 0.1, steps=2, starts=1),
+    "ascent_sharpness": lambda loss, p, model: sharpness.ascent_sharpness(loss, p, 0.1),
+    "average_sharpness": lambda loss, p, model: sharpness.average_sharpness(loss, p, 0.1, samples=2),
     "m_sharpness": lambda loss, p, model: sharpness.m_sharpness(
-        [loss, loss], p, 0.1, measure=sharpness.ascent_direction
+        [loss, loss], p, 0.1, measure=sharpness.ascent_sharpness
     ),
     "sam_gradient": lambda loss, p, model: sam_gradient(loss, p, 0.1),
     "m_sam_gradient": lambda loss, p, model: m_sam_gradient([loss, loss], p, 0.1),

@@ -260,7 +260,7 @@ def steps_within(budget, every, start=0):
 def m_sharpness(loss, params, x, y, m, rho):
     rises = []
     for xs, ys in zip(x.split(m), y.split(m)):
-        measured = sharpness.ascent_direction(lambda p: loss(p, xs, ys), params, rho)
+        measured = sharpness.ascent_sharpness(lambda p: loss(p, xs, ys), params, rho)
         rises += [measured.value] * len(xs)
     return torch.stack(rises).mean()
 """,

@@ -152,14 +152,14 @@ def limits(H, rho):
 from sam_lite import sharpness
 
 def worst(loss, w, rho, starts, steps=40):
-    found = sharpness.worst_direction(lambda p: loss(p["w"]), {"w": w}, rho, starts=starts, steps=steps)
+    found = sharpness.worst_sharpness(lambda p: loss(p["w"]), {"w": w}, rho, starts=starts, steps=steps)
     return found.value, found.direction["w"]
 """,
             "along": """
 from sam_lite import sharpness
 
 def along(loss, w, rho):
-    return sharpness.ascent_direction(lambda p: loss(p["w"]), {"w": w}, rho).value
+    return sharpness.ascent_sharpness(lambda p: loss(p["w"]), {"w": w}, rho).value
 """,
             "average": """
 from sam_lite import sharpness
@@ -168,7 +168,7 @@ def average(loss, w, rho, noise, sphere=True, pairs=False):
     both = (lambda e: (loss(w + e) + loss(w - e)) / 2) if pairs else (lambda e: loss(w + e))
     zero = {"e": torch.zeros_like(w)}
     if sphere:
-        found = sharpness.average_direction(lambda p: both(p["e"]), zero, rho, samples=noise)
+        found = sharpness.average_sharpness(lambda p: both(p["e"]), zero, rho, samples=noise)
         return found.value + both(zero["e"]) - loss(w), found.error
     rises = vmap(both)(rho / len(w) ** 0.5 * noise) - loss(w)
     return rises.mean(), rises.std() / len(noise) ** 0.5
