@@ -123,8 +123,8 @@ def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tens
     sharp_init, sharp_orig: |v|^2 log(2 omega) / (4 alpha^2) + log(m / alpha) + 10 (J 51, 52).
     pacbayes_mag_init, pacbayes_mag_orig: sum_i log((e^2 + (sigma'^2 + 1) |v|^2 / omega) / (e^2 + sigma'^2 v_i^2)) / 4
     + log(m / sigma') + 10 (J 56, 57). sharp_mag_init, sharp_mag_orig: with alpha' for sigma', 4 log(2 omega / 0.1) for 1
-    (J 58, 59). Raises ValueError for random outputs. Sizes are searched for from 0.001 (sigma) or 0.0001 (alpha) on, over four decades: beyond them the end is
-    taken, which ranks right but is a bound.
+    (J 58, 59). Sizes are searched for from 0.001 (sigma) or 0.0001 (alpha) on, over four decades: beyond them the end is
+    taken, which ranks right but is a bound. Raises ValueError for random outputs.
     """
     w, m, many = to_vector(params), len(x), math.log(2 * count(params))
     draws, loss = noise("samples", samples, params, seed), _loss(outputs, x, y)
