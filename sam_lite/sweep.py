@@ -185,11 +185,11 @@ def _table(found: object, job: tables.Job) -> pd.DataFrame:
     return table.drop(columns=[name for name in job if name in table])
 
 
-def _joined(tables: list[pd.DataFrame], jobs: list[tables.Job]) -> pd.DataFrame:
-    joined = pd.concat(tables, ignore_index=True)
+def _joined(parts: list[pd.DataFrame], jobs: list[tables.Job]) -> pd.DataFrame:
+    joined = pd.concat(parts, ignore_index=True)
     for name in dict.fromkeys(name for job in jobs for name in job):
-        pairs = zip(tables, jobs, strict=True)
-        values = [job.get(name, float("nan")) for table, job in pairs for _ in range(len(table))]
+        pairs = zip(parts, jobs, strict=True)
+        values = [job.get(name, float("nan")) for part, job in pairs for _ in range(len(part))]
         kinds = {type(value) for value in values}
         plain = kinds <= {int, float} or kinds in ({bool}, {str})
         joined[name] = pd.Series(values, dtype=None if plain else object)

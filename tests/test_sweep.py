@@ -608,6 +608,49 @@ def test_a_cluster_that_goes_away_is_said_and_what_is_done_stays(tmp_path):
     assert len(rest.calls) == 4
 
 
+class Queue(list):
+    """In place of distributed.as_completed."""
+
+    add = list.append
+
+    def has_ready(self):
+        return bool(self)
+
+    def __next__(self):
+        return self.pop(0)
+
+
+class Submitted:
+    """A future whose table is lost as often as `losses` says."""
+
+    losses = 0
+
+    def __init__(self, call):
+        self.call = call
+
+    def exception(self, timeout):
+        return None
+
+    def result(self, timeout):
+        if Submitted.losses:
+            Submitted.losses -= 1
+            raise TimeoutError
+        return self.call()
+
+
+def test_a_table_that_is_lost_on_its_way_is_made_again(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="pip install -e .[cluster]")
+    monkeypatch.setattr(distributed, "as_completed", Queue)
+    monkeypatch.setattr(Submitted, "losses", 3)
+    counted = Counted()
+    client = SimpleNamespace(
+        submit=lambda call, pure: Submitted(call), nthreads=lambda: {"a worker": 1}, status="running", cancel=list
+    )
+    found = sweep.run(counted, JOBS, tmp_path, client=client, limit=60)
+    pd.testing.assert_frame_equal(found, expected())
+    assert len(counted.calls) == 6 and Submitted.losses == 0
+
+
 def test_results_survive_the_process_that_made_them(tmp_path):
     """fsync before the name: a file that has its name is whole."""
     synced = []
