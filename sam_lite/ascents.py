@@ -28,7 +28,7 @@ def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     if isinstance(rho, Tensor):  # one of many radii under vmap: then e is one of many, although g may not be
         rough = rough + (0 * rho).to(rough)
     e = _each(torch._foreach_div, torch.div, g, rough)  # of a length that has a square
-    _each(torch._foreach_mul_, Tensor.mul_, e, rho / nonzero(_norm(e)))
+    _each(torch._foreach_div_, Tensor.div_, e, nonzero(_norm(e)) / rho)
     return dict(zip(grads, e, strict=True))
 
 

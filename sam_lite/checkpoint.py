@@ -115,7 +115,8 @@ def resume(path: Path, settings: dict, parts: dict, generators: list, steps: int
 
 def _read(path: Path) -> dict:
     if not path.is_file():
-        raise require.error("checkpoint", "a file", str(path), f"name one in it, such as {path / 'run.pt'}")
+        remedy = f"name one in it, such as {path / 'run.pt'}" if path.is_dir() else ""
+        raise require.error("checkpoint", "a file", str(path), remedy)
     another = "name another file, or move this one away to start again"
     try:
         with warnings.catch_warnings(action="ignore"):  # of other kinds of file

@@ -174,7 +174,8 @@ def in_range(norm: Tensor) -> Tensor:
 
     What it divides, of whatever length, is then 1e-18 to 1e15 long (float32), which has a square.
     """
-    return nonzero(norm).clamp(max=torch.finfo(norm.dtype).tiny ** -0.64)
+    tiny = torch.finfo(norm.dtype).tiny
+    return norm.clamp(tiny**0.7, tiny**-0.64)
 
 
 def nonzero(norm: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
         raise TypeError(f"make must be a function that builds a model, such as lambda: mlp(...), got a model, {make}")
     model = build(make, seeds[0])
     model = model if model.training else model.train()  # as `train` does; layers may rest in evaluation mode
+    if lazy := [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
+        raise ValueError(f"make must build a model with all shapes known, but {lazy[0]!r} has none; use no lazy layers")
     wanted = {name: (len(seeds), *p.shape) for name, p in model.named_parameters()}
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("make must build a model with a parameter to train, but there is none, or all are frozen")

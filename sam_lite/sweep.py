@@ -17,17 +17,16 @@ import pandas as pd
 
 from sam_lite import callbacks, require, tables
 
-Setting = str | int | float | bool | None | tuple
-Job = dict[str, Setting]
+FETCH = 30  # seconds for a table that is done to come from a worker
 
 
-def grid(**axes: Iterable[Setting]) -> list[Job]:
+def grid(**axes: Iterable[tables.Setting]) -> list[tables.Job]:
     """Every combination of the values of the axes, as keyword arguments: the last axis changes fastest."""
     plain = {}
     for name, values in axes.items():
         if isinstance(values, (str, dict)) or not isinstance(values, Iterable) or not (found := list(values)):
             raise require.error(name, "a list of one or more different values", values)
-        plain[name] = [_setting(name, value) for value in found]
+        plain[name] = [tables.setting(name, value) for value in found]
         if len(set(plain[name])) < len(found) or len(set(map(repr, plain[name]))) < len(found):
             raise require.error(name, "a list of one or more different values", values)
     return [dict(zip(plain, values, strict=True)) for values in itertools.product(*plain.values())]
@@ -35,7 +34,7 @@ def grid(**axes: Iterable[Setting]) -> list[Job]:
 
 def run(
     work: Callable[..., pd.DataFrame],
-    jobs: Sequence[Job],
+    jobs: Sequence[tables.Job],
     folder: str | Path,
     *,
     version: str = "",
@@ -55,8 +54,8 @@ def run(
     or another process works in the folder; ValueError for a folder of other jobs or another version. The files there
     are then as good as before, and the same call goes on from them.
     """
-    jobs = [{name: _setting(name, value) for name, value in dict(job).items()} for job in jobs]
-    folder, names, limit = Path(folder), [tables.name_of(job) for job in jobs], _checked(limit, client)
+    jobs = [tables.plain(job) for job in jobs]
+    folder, names, limit = Path(folder).expanduser(), [tables.name_of(job) for job in jobs], _checked(limit, client)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"jobs must be different settings, one or more, got {len(names)}, {len(set(names))} different")
     with tables.alone(folder):
@@ -67,11 +66,11 @@ def run(
         with callbacks.bar(progress, total=len(jobs), initial=len(jobs) - len(missing)) as tell:
             for name, made in (_on_cluster if client else _here)(work, missing, client, limit):
                 try:
-                    if not isinstance(made, Exception):
+                    if not isinstance(made, BaseException):
                         tables.write(_table(made, missing[name]), folder / name)
                 except ValueError as error:
                     made = error
-                if isinstance(made, Exception):
+                if isinstance(made, BaseException):
                     failed[name] = made
                     print(f"job {tables.told(missing[name])} failed, the others go on: {made!r}")
                 else:
@@ -85,21 +84,22 @@ def run(
     return _joined([found[name] for name in names], jobs)
 
 
-def _here(work: Callable, jobs: dict[str, Job], client: None, limit: float | None) -> Iterator:
+def _here(work: Callable, jobs: dict[str, tables.Job], client: None, limit: float | None) -> Iterator:
     for name, job in jobs.items():
         try:
             with _timed(limit):
                 found = work(**job)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             found = error
         yield name, found
 
 
-def _on_cluster(work: Callable, jobs: dict[str, Job], client, limit: float | None) -> Iterator:
+def _on_cluster(work: Callable, jobs: dict[str, tables.Job], client, limit: float | None) -> Iterator:
     from distributed import CancelledError, as_completed
     from distributed.comm import CommClosedError
 
-    futures = {client.submit(partial(work, **job), pure=False): name for name, job in jobs.items()}
+    submit = lambda name: client.submit(partial(work, **jobs[name]), pure=False)  # noqa: E731
+    futures = {submit(name): name for name in jobs}
     ended, done, seen = as_completed(list(futures)), 0, bool(client.nthreads())
     try:
         while futures:
@@ -108,8 +108,15 @@ def _on_cluster(work: Callable, jobs: dict[str, Job], client, limit: float | Non
                 yield from ((name, error) for name in futures.values())
                 return
             future = next(ended)
-            error = future.exception()
-            yield futures.pop(future), error or future.result()  # forgets the future, and with it the cluster its table
+            name = futures.pop(future)
+            try:
+                made = future.exception(FETCH) or future.result(FETCH)
+            except TimeoutError:  # the table was lost with its worker, and Dask may wait for it without end
+                futures[again := submit(name)] = name
+                ended.add(again)
+                continue
+            del future  # and with it the cluster forgets its table
+            yield name, made
             done += 1
     except (CancelledError, CommClosedError, StopIteration) as error:
         raise RuntimeError(f"the cluster was lost after {done} of {len(jobs)} jobs; the same call goes on") from error
@@ -162,25 +169,14 @@ def _checked(limit: float | None, client) -> float | None:
     return limit
 
 
-def _setting(name: str, value: object) -> Setting:
-    """With Python's numbers for NumPy's, so that it is the same in every process."""
-    plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
-    if type(plain) is tuple:
-        return tuple(_setting(name, part) for part in plain)
-    if not (plain is None or type(plain) in (bool, int, float, str)):
-        rule = "a setting of None, a bool, a number, a word, or a tuple of these"
-        raise require.error(name, rule, value, "let `work` make of it what it needs")
-    return plain
-
-
-def _table(found: object, job: Job) -> pd.DataFrame:
+def _table(found: object, job: tables.Job) -> pd.DataFrame:
     """What `work` returned, as it is kept: without the settings."""
     if not isinstance(found, pd.DataFrame) or not len(found):
         rule, remedy = "a function that returns a table, a pandas DataFrame with a row or more", "has it a `return`?"
         raise require.error("work", rule, found, remedy)
     told = {k: v for k, v in found.attrs.items() if v is None or isinstance(v, (str, int, float))}
     table = found.reset_index() if any(name is not None for name in found.index.names) else found
-    table = table.assign(**{name: value for name, value in told.items() if name not in table and name not in job})
+    table = table.assign(**{name: value for name, value in told.items() if name not in table})
     table.attrs = {}
     for name, value in job.items():
         if name in table and not all(x == value or (x != x and value != value) for x in table[name]):
@@ -189,11 +185,11 @@ def _table(found: object, job: Job) -> pd.DataFrame:
     return table.drop(columns=[name for name in job if name in table])
 
 
-def _joined(tables: list[pd.DataFrame], jobs: list[Job]) -> pd.DataFrame:
-    joined = pd.concat(tables, ignore_index=True)
+def _joined(parts: list[pd.DataFrame], jobs: list[tables.Job]) -> pd.DataFrame:
+    joined = pd.concat(parts, ignore_index=True)
     for name in dict.fromkeys(name for job in jobs for name in job):
-        pairs = zip(tables, jobs, strict=True)
-        values = [job.get(name, float("nan")) for table, job in pairs for _ in range(len(table))]
+        pairs = zip(parts, jobs, strict=True)
+        values = [job.get(name, float("nan")) for part, job in pairs for _ in range(len(part))]
         kinds = {type(value) for value in values}
         plain = kinds <= {int, float} or kinds in ({bool}, {str})
         joined[name] = pd.Series(values, dtype=None if plain else object)

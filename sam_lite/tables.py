@@ -12,20 +12,41 @@ from pathlib import Path
 import pandas as pd
 from pyarrow import ArrowException
 
+from sam_lite import require
+
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None
 
+Setting = str | int | float | bool | None | tuple
+Job = dict[str, Setting]
 MANIFEST, FORMAT = "sweep.json", 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def told(job: dict) -> str:
+def plain(job: Job) -> Job:
+    if not isinstance(job, dict):
+        raise require.error("jobs", "dicts of settings in a row, such as grid(...)", job)
+    return {name: setting(name, value) for name, value in job.items()}
+
+
+def setting(name: str, value: object) -> Setting:
+    """With Python's numbers for NumPy's, so that it is the same in every process."""
+    plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    if type(plain) is tuple:
+        return tuple(setting(name, part) for part in plain)
+    if not (plain is None or type(plain) in (bool, int, float, str)):
+        rule = "a setting of None, a bool, a number, a word, or a tuple of these"
+        raise require.error(name, rule, value, "let `work` make of it what it needs")
+    return plain
+
+
+def told(job: Job) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in sorted(job.items()))
 
 
-def name_of(job: dict) -> str:
+def name_of(job: Job) -> str:
     """A file name: what can be read of the settings, and a checksum, which no other settings have."""
     readable = re.sub(r"[^A-Za-z0-9.=,+-]+", "_", "-".join(f"{k}={v}" for k, v in sorted(job.items())))
     return f"{readable[:100]}-{hashlib.sha256(told(job).encode()).hexdigest()[:16]}.parquet"
@@ -34,6 +55,8 @@ def name_of(job: dict) -> str:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """In a folder where no other process works, as far as the system can tell; a process that is killed leaves no lock."""
+    if folder.exists() and not folder.is_dir():
+        raise require.error("folder", "a folder, or nothing yet", str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     handle = fcntl and os.open(folder, os.O_RDONLY)
     try:

@@ -51,7 +51,12 @@ def train(
     n = len(data.x_train)
     batch_size, steps, every = _counts(n, batch_size, steps, check_every)
     _check(model, data, optimizer, scheduler, steps, stop_loss, criterion)
-    batch, rows, status, path = _Batch(model, optimizer, criterion, autocast), [], "", checkpoint and Path(checkpoint)
+    batch, rows, status, path = (
+        _Batch(model, optimizer, criterion, autocast),
+        [],
+        "",
+        checkpoint and Path(checkpoint).expanduser(),
+    )
     fixed = {"batch_size": batch_size, "seed": require.seed(seed), "autocast": bool(autocast), "criterion": criterion}
     settings = settings_of(model, data, optimizer, scheduler, **fixed) if path else {}
     if path and not path.parent.is_dir():
@@ -126,6 +131,8 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, criterion=F.cross_entropy, 
     The model sees `chunk` points at a time, the criterion all outputs at once: with class weights or a sum, too, its
     value is the right one. Raises ValueError for a model that does not return one tensor of outputs (n, n_out).
     """
+    if not len(x):
+        raise ValueError("x must hold one point or more, got none")
     with _mode(model, False), torch.no_grad():
         outputs = torch.cat([_outputs(model, xs) for xs in x.split(require.whole("chunk", chunk))])
         if len(outputs) != len(y):

@@ -419,6 +419,29 @@ def test_adam_leaves_what_is_frozen():
     assert not torch.equal(many.params["0.weight"], many.start["0.weight"])
 
 
+def test_bare_parameters_a_number_and_a_frozen_list_learn_as_in_train():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.scale = nn.Parameter(torch.randn(6, 3) / 2), nn.Parameter(torch.tensor(1.0))
+            self.shift = nn.ParameterList([nn.Parameter(torch.ones(3), requires_grad=False)])
+
+        def forward(self, x):
+            return self.scale * (x @ self.w) + self.shift[0]
+
+    data = cloud()
+    many = train_ensemble(Bare, data, seeds=[0, 4], batch_size=8, lr=0.1, rho=0.1, momentum=0.5, steps=20)
+    expected = one_by_one(Bare, data, 4, rho=0.1, momentum=0.5)
+    torch.testing.assert_close(member(many.params, 1), expected, rtol=0, atol=1e-12)
+
+
+def test_layers_without_a_shape_are_refused():
+    with pytest.raises(
+        ValueError, match="make must build a model with all shapes known, but '0.weight' has none; use no"
+    ):
+        train_ensemble(lambda: nn.Sequential(nn.LazyLinear(3)), cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
 def test_a_model_with_nothing_to_learn_is_refused():
     for make in (lambda: MAKE().requires_grad_(False), nn.Flatten):
         with pytest.raises(

@@ -226,6 +226,41 @@ def test_settings_of_one_kind_make_a_column_of_that_kind(tmp_path):
     assert len(table) == 2 * len(jobs) and (table.groupby(["flag", "n", "x", "word", "pair"]).size() == 4).all()
 
 
+def test_a_status_that_clashes_with_an_axis_and_sys_exit_name_the_job(tmp_path):
+    def of(status):
+        if status == "b":
+            sys.exit(3)
+        table = pd.DataFrame({"x": [1]})
+        table.attrs["status"] = "diverged"
+        return table
+
+    match = "2 of 3 jobs failed: status='a': ValueError.*column 'status' that differs .*; status='b': SystemExit.3"
+    with pytest.raises(RuntimeError, match=match):
+        sweep.run(of, sweep.grid(status=["a", "b", "diverged"]), tmp_path)
+
+
+def test_other_kinds_of_column_are_the_same_when_they_are_read_again(tmp_path):
+    def of(i):
+        dates, sizes = pd.to_datetime(["2020-01-01"]), pd.array([None], dtype="Int64")
+        return pd.DataFrame({"when": dates, "cat": pd.Categorical(["a"]), "n": sizes, "pair": [(1, 2)]})
+
+    jobs = sweep.grid(i=[0, 1])
+    first, again = (sweep.run(of, (job for job in jobs), tmp_path) for _ in "12")
+    pd.testing.assert_frame_equal(first, again)
+    assert again["when"].dt.year.tolist() == [2020] * 2
+
+
+def test_what_is_no_job_or_no_folder_is_named(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"jobs must be dicts of settings in a row, such as grid\(...\), got 3"):
+        sweep.run(work, [3], tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="folder must be a folder, or nothing yet, got '.*file'"):
+        sweep.run(work, JOBS, tmp_path / "file")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sweep.run(work, JOBS[:1], "~/results")
+    assert len(list((tmp_path / "results").glob("*.parquet"))) == 1
+
+
 def test_jobs_with_pairs_that_read_alike_are_two(tmp_path):
     jobs = [{"a": "1-b=2", "b": 3}, {"a": "1", "b": "2-b=3"}, {"b": "2", "a": 1}]
     table = sweep.run(lambda a, b: pd.DataFrame({"x": [f"{a} {b}"]}), jobs, tmp_path)
@@ -515,6 +550,13 @@ CLUSTER = """
 
     if __name__ == "__main__":
         how = sys.argv[2]
+        if how == "lose a table":
+            import distributed
+            true = distributed.Future.result
+            def lost(self, timeout=None):
+                distributed.Future.result = true
+                raise TimeoutError
+            distributed.Future.result = lost
         with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
             jobs = sweep.grid(width=[1, 2, 3], rate=[0.1, 0.25])
             limit = {"hang": 10, "die": 30}.get(how)
@@ -533,8 +575,9 @@ def on_a_cluster(tmp_path, how):
 
 
 @pytest.mark.slow
-def test_on_a_cluster_that_loses_a_worker_the_table_is_the_same(tmp_path):
-    done = on_a_cluster(tmp_path, "kill a worker")
+@pytest.mark.parametrize("how", ["kill a worker", "lose a table"])
+def test_on_a_cluster_that_loses_a_worker_the_table_is_the_same(tmp_path, how):
+    done = on_a_cluster(tmp_path, how)
     assert done.returncode == 0, done.stderr
     pids = (tmp_path / "out.pids").read_text().split()
     assert len(pids) > 6, "a job of the killed worker was begun again"
@@ -563,6 +606,49 @@ def test_a_cluster_that_goes_away_is_said_and_what_is_done_stays(tmp_path):
     rest = Counted()
     pd.testing.assert_frame_equal(sweep.run(rest, JOBS, tmp_path / "out"), expected())
     assert len(rest.calls) == 4
+
+
+class Queue(list):
+    """In place of distributed.as_completed."""
+
+    add = list.append
+
+    def has_ready(self):
+        return bool(self)
+
+    def __next__(self):
+        return self.pop(0)
+
+
+class Submitted:
+    """A future whose table is lost as often as `losses` says."""
+
+    losses = 0
+
+    def __init__(self, call):
+        self.call = call
+
+    def exception(self, timeout):
+        return None
+
+    def result(self, timeout):
+        if Submitted.losses:
+            Submitted.losses -= 1
+            raise TimeoutError
+        return self.call()
+
+
+def test_a_table_that_is_lost_on_its_way_is_made_again(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="pip install -e .[cluster]")
+    monkeypatch.setattr(distributed, "as_completed", Queue)
+    monkeypatch.setattr(Submitted, "losses", 3)
+    counted = Counted()
+    client = SimpleNamespace(
+        submit=lambda call, pure: Submitted(call), nthreads=lambda: {"a worker": 1}, status="running", cancel=list
+    )
+    found = sweep.run(counted, JOBS, tmp_path, client=client, limit=60)
+    pd.testing.assert_frame_equal(found, expected())
+    assert len(counted.calls) == 6 and Submitted.losses == 0
 
 
 def test_results_survive_the_process_that_made_them(tmp_path):

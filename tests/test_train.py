@@ -252,6 +252,8 @@ def test_the_loss_is_that_of_all_points_whatever_the_criterion(criterion):
         assert evaluate(model, x, y, criterion, chunk)[0] == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match="chunk must be an integer >= 1, got 0"):
         evaluate(model, x, y, criterion, 0)
+    with pytest.raises(ValueError, match="x must hold one point or more, got none"):
+        evaluate(model, x[:0], y[:0], criterion)
     with pytest.raises(ValueError, match="y must hold a label for each of 3000 outputs, got 2999"):
         evaluate(model, x, y[:-1])
 
@@ -909,6 +911,39 @@ def test_a_folder_is_no_checkpoint(data, tmp_path):
         run(tmp_path, data, "momentum")
     with pytest.raises(ValueError, match=r"checkpoint must be a file in a folder that is there, got '.*lost.*run.pt'"):
         run(tmp_path / "lost" / "run.pt", data, "momentum")
+
+
+def test_a_home_is_found(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run("~/run.pt", data, "momentum", steps=3)
+    assert os.listdir(tmp_path) == ["run.pt"]
+
+
+class Clipped(torch.optim.Optimizer):
+    """A wrapper of a user's own."""
+
+    def __init__(self, base, most):
+        self.base, self.most = base, most
+        self.__setstate__({"defaults": base.defaults})
+
+    param_groups = property(lambda self: self.base.param_groups)
+    state = property(lambda self: self.base.state)
+
+    def step(self, closure):
+        closure()
+        nn.utils.clip_grad_norm_([p for group in self.param_groups for p in group["params"]], self.most)
+        self.base.step()
+
+
+def test_the_settings_of_a_wrapper_of_ones_own_are_compared(data, tmp_path):
+    path = tmp_path / "run.pt"
+    clipped = lambda most, lr=0.1: lambda model: Clipped(sgd(model, lr), most)  # noqa: E731
+    resumed(path, data, optimizer=clipped(1.0))
+    with pytest.raises(ValueError, match="other settings, most 1 instead of 2"):
+        resumed(path, data, optimizer=clipped(2.0))
+    with pytest.raises(ValueError, match="other settings, lr 0.1 instead of 0.2"):
+        resumed(path, data, optimizer=clipped(1.0, lr=0.2))
+    assert resumed(path, data, optimizer=clipped(1))["step"].tolist() == [4, 8]
 
 
 # --- bad input

@@ -273,7 +273,7 @@ MUTANTS = [
         "what work returned is overwritten by the setting",
         _SWEEP,
         "if name in table and not all(",
-        "if name in table and not any(",
+        "if False and not all(",
         _S
         + "what_work_may_not_return_names_the_job[found4-work returned a column 'width' that differs from the job's width=1]",
     ),
@@ -285,10 +285,25 @@ MUTANTS = [
         _S + "a_job_that_fails_names_itself_and_the_others_are_done",
     ),
     (
+        "a job without a table leaves no trace",
+        _SWEEP,
+        " or not len(found):",
+        ":",
+        _S + "what_work_may_not_return_names_the_job[found3-work must be a function that returns a table, a pandas "
+        "DataFrame with a row or more]",
+    ),
+    (
+        "waits without end for a table that was lost",
+        _SWEEP,
+        "except TimeoutError:  # the table",
+        "except ZeroDivisionError:  # the table",
+        _S + "a_table_that_is_lost_on_its_way_is_made_again",
+    ),
+    (
         "two processes in one folder",
         _TABLES,
         "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)",
-        "fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        "bool(handle)",
         _S + "a_second_process_is_told_of_the_first_and_a_killed_one_leaves_no_lock",
     ),
     (

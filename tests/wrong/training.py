@@ -549,4 +549,18 @@ MUTANTS = [
         "type(value) is not list",
         "tests/test_ensemble.py::test_numbers_of_numpy_and_torch_serve_too",
     ),
+    (
+        "a schedule that needs a value gets none",
+        _TRAIN,
+        "inspect.signature(scheduler.step).bind()",
+        "inspect.signature(scheduler.step).bind(0)",
+        "tests/test_train.py::test_a_scheduler_is_one_of_this_optimizer_that_needs_no_value",
+    ),
+    (
+        "normed weights taken for plain ones",
+        _STACKED,
+        "fits and own == {name for name, _ in model.named_parameters()} and not any(map(_has_hooks, model.modules()))",
+        "fits",
+        "tests/test_ensemble.py::test_normed_weights_learn_as_in_train[old]",
+    ),
 ]
