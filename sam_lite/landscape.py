@@ -103,9 +103,9 @@ def _stack(values: list[Values]) -> Values:
 
 
 def _numbers(name: str, values: Iterable[float]) -> list[float]:
-    numbers = [require.number(f"each of {name}", v) for v in values]
+    numbers = [require.number(f"each of {name}", v) for v in values] if isinstance(values, Iterable) else []
     if not numbers:
-        raise require.error(name, "one or more finite numbers", numbers)
+        raise require.error(name, "one or more finite numbers in a row", values)
     return numbers
 
 
