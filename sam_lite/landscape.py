@@ -110,8 +110,8 @@ def _numbers(name: str, values: Iterable[float]) -> list[float]:
 
 
 def _check_repeats(loss: Loss, params: Params) -> None:
-    if not getattr(loss, "checked", False):
-        pure.repeated(loss, params)
+    if not getattr(loss, "checked", False) and pure.repeated(loss, params) is None:
+        raise require.error("loss(params)", "a tensor, or a tuple or dict of tensors", None)
 
 
 def _check_alike(params: Params, name: str, other: Params) -> None:

@@ -8,7 +8,7 @@ Algorithm 1, for each batch: g = grad L(w); e = ascent(g, w, rho); descend from 
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
 

@@ -100,6 +100,8 @@ def test_a_random_loss_has_no_landscape_and_one_of_plain_numbers_has():
         ):
             with pytest.raises(ValueError, match="loss must not be random"):
                 call()
+    with pytest.raises(ValueError, match=r"loss\(params\) must be a tensor, or a tuple or dict of tensors, got None"):
+        landscape.line(lambda p: None, start, end, [0.5])
     values = landscape.line(lambda p: (square(p), square(p).item()), start, end, ALPHAS)
     torch.testing.assert_close(values[0], values[1].double())
 
