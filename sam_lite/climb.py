@@ -55,7 +55,10 @@ def search(heights: Heights, starts: Tensor, steps: int, method: Climb) -> tuple
     flat, seen = (slope(heights, point)[0] == 0).all(), torch.zeros_like(base)
     status = worst = torch.zeros_like(base, dtype=torch.long)
     for start in starts:
-        there, high, ended = method(heights, start, base, steps)
+        found = method(heights, start, base, steps)
+        if not (isinstance(found, tuple) and len(found) == 3):
+            raise TypeError(f"method must return (point, height, ended), got {found!r}")
+        there, high, ended = found[0], *map(torch.as_tensor, found[1:])
         ended = (~ended).long() if ended.dtype == torch.bool else ended
         point, status = torch.where(high > best, there, point), torch.where(high > best, ended, status)
         best, worst = torch.maximum(high, best), torch.maximum(ended, worst)

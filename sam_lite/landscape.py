@@ -103,15 +103,15 @@ def _stack(values: list[Values]) -> Values:
 
 
 def _numbers(name: str, values: Iterable[float]) -> list[float]:
-    numbers = [require.number(f"each of {name}", v) for v in values]
+    numbers = [require.number(f"each of {name}", v) for v in values] if isinstance(values, Iterable) else []
     if not numbers:
-        raise require.error(name, "one or more finite numbers", numbers)
+        raise require.error(name, "one or more finite numbers in a row", values)
     return numbers
 
 
 def _check_repeats(loss: Loss, params: Params) -> None:
-    if not getattr(loss, "checked", False):
-        pure.repeated(loss, params)
+    if not getattr(loss, "checked", False) and pure.repeated(loss, params) is None:
+        raise require.error("loss(params)", "a tensor, or a tuple or dict of tensors", None)
 
 
 def _check_alike(params: Params, name: str, other: Params) -> None:

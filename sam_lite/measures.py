@@ -50,7 +50,9 @@ def measure(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tenso
     if len(y) != len(x):
         raise require.error("y", f"of {len(x)} labels, one for each point of x", len(y))
     logits = outputs(params, x)
-    require.whole("the number of classes", logits.shape[-1], least=2)
+    if not (isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > 1):
+        rule = f"logits ({len(x)}, n_classes) of 2 classes or more"
+        raise require.error("outputs(params, x)", rule, getattr(logits, "shape", logits))
     size, margin = capacity(params), margins(logits, y)
     gamma = 1 / margin["inverse_margin"].sqrt()
     found = size | margin | norms(params, start, gamma) | path_norms(outputs, params, x, gamma)

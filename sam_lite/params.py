@@ -60,7 +60,10 @@ def loss_of(
     def loss(params: Params) -> Tensor:
         if names.isdisjoint(params):
             raise require.error("params", f"of the model, {sorted(names)}", sorted(params))
-        state = params | {name: b.clone() for name, b in buffers.items()}
+        zero = torch.zeros_like(
+            next(iter(params.values())).flatten()[:1].sum()
+        )  # many, under vmap, as are statistics then
+        state = params | {name: b + zero.to(b.dtype) for name, b in buffers.items()}
         with pure.untouched(model), pure.eager():
             for module, training in modes:
                 module.training = training
@@ -89,7 +92,8 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
     pairs = [one if isinstance(one, tuple) else (one, None) for one in losses]
     sizes = [size for _, size in pairs]
     if sizes == [None] * len(sizes):
-        known = [float(one.size) for one, _ in pairs if getattr(one, "size", None) is not None]
+        known = [getattr(one, "size", None) for one, _ in pairs]
+        known = [float(size) for size in known if size is not None and not getattr(size, "is_meta", False)]
         if known and max(known) > min(known) * (1 + 1e-6):
             raise require.error("losses alone", "of equal size", known, "give pairs (loss, size) to weigh them")
         sizes = [1] * len(sizes)
@@ -106,9 +110,13 @@ def _size(y: Tensor, criterion: Callable) -> int | Tensor | None:
     """What a mean over the points of y counts as beside others; None for what is no mean, or not known to be one."""
     if not isinstance(y, Tensor) or y.ndim == 0 or getattr(criterion, "reduction", "mean") != "mean":
         return None
-    weight = getattr(criterion, "keywords", {}).get("weight", getattr(criterion, "weight", None))
-    by_class = isinstance(weight, Tensor) and weight.ndim == 1 and not y.is_floating_point()
-    return weight[y].sum() if by_class else len(y)
+    settings = vars(criterion) if isinstance(criterion, nn.Module) else getattr(criterion, "keywords", {})
+    weight = settings.get("weight", settings.get("_buffers", {}).get("weight"))
+    by_class = isinstance(weight, Tensor) and weight.ndim == 1
+    if y.is_floating_point() or not by_class and y.device.type != "cpu":  # nothing is asked of a GPU that can be spared
+        return len(y)
+    counted = y != settings.get("ignore_index", -100)
+    return (weight[y.where(counted, 0)] * counted).sum() if by_class else counted.sum()
 
 
 def stack(members: Sequence[Params]) -> Params:

@@ -110,10 +110,18 @@ def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]
 
 
 def check_precision(params: dict[str, Tensor]) -> None:
-    """Raise ValueError for other types of numbers than float32 and float64: differences would be lost to rounding."""
+    """Raise ValueError for none, and for other types than float32 and float64: differences would be lost to rounding."""
+    if not params:
+        raise require.error("params", "at least one tensor", params)
     for name, p in params.items():
         if p.dtype not in (torch.float32, torch.float64):
             raise require.error(f"params[{name!r}]", "float32 or float64", p.dtype, "use .float() on model and data")
+
+
+def check_dense(grads: Iterable[Tensor]) -> None:
+    """Raise TypeError for sparse gradients, which have no norm and no step."""
+    if any(g.layout != torch.strided for g in grads):
+        raise TypeError("SAM needs dense gradients, got a sparse one; use nn.Embedding(..., sparse=False)")
 
 
 def repeated(loss: Callable[[dict[str, Tensor]], object], params: dict[str, Tensor], perhaps: str = "") -> object:

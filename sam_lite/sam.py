@@ -8,7 +8,7 @@ Algorithm 1, for each batch: g = grad L(w); e = ascent(g, w, rho); descend from 
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
 
@@ -34,6 +34,7 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
     pure.check_precision(params)
     states = pure.random_states(params.values())
     grads, value = grad_and_value(loss)(params)
+    pure.check_dense(grads.values())
     climbed = add(params, checked(ascent(grads, params, rho), params))
     with pure.from_states(states):
         return grad(loss)(climbed), value
@@ -74,8 +75,7 @@ class SAM(Optimizer):
     - Micro-batches, each weighted by its share: summed in the closure, one big batch. Both passes for each, summing the
       second gradients, are m-SAM. DistributedDataParallel: one big batch; m-SAM, each rank climbing on its own batch,
       with `model.no_sync()` around a first pass given as `ascent_closure`.
-    Raises ValueError for settings out of bounds, TypeError for what is no optimizer, evaluates the loss itself (LBFGS,
-    SAM), or holds weights of half precision.
+    ValueError: settings out of bounds. TypeError: no optimizer, or one that needs the loss (LBFGS); half precision.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class SAM(Optimizer):
         self._draws = torch.Generator().manual_seed(require.whole("seed", seed, least=0, most=2**63 - 1))
         self.steps, self.sam_steps, self._saved = 0, 0, ([], [])
         self.__setstate__({"defaults": base_optimizer.defaults})  # all that an Optimizer has but groups and state
-        _check_tensors(p for group in self.param_groups for p in group["params"])
+        _check_tensors([p for group in self.param_groups for p in group["params"]])
 
     state = property(lambda self: self.base_optimizer.state)
     gradients = property(lambda self: self.steps + self.sam_steps)
@@ -107,8 +107,10 @@ class SAM(Optimizer):
             value = require.number("rho", value, least=0)
         elif name == "probability":
             value = require.number("probability", value, least=0, most=1)
-        elif name in ("every", "start") and not value == math.inf:
+        elif name in ("every", "start") and not (isinstance(value, float) and value == math.inf):
             value = require.whole(name, value, least=int(name == "every"), remedy="math.inf is never")
+        elif name == "ascent" and not callable(value):
+            raise TypeError(f"ascent must be a function such as sam_lite.ascents.ascent, got {value!r}")
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict:
@@ -190,9 +192,8 @@ class SAM(Optimizer):
             self._draws.set_state(draws)
 
 
-def _check_tensors(weights: Iterable[Tensor]) -> None:
+def _check_tensors(weights: Sequence[Tensor]) -> None:
     for p in weights:
         if p.requires_grad and p.dtype.itemsize < 4:
             raise TypeError(f"SAM in {p.dtype} loses steps of rho to rounding; use float32 weights with torch.autocast")
-        if p.grad is not None and p.grad.layout != torch.strided:
-            raise TypeError("SAM needs dense gradients, got a sparse one; use nn.Embedding(..., sparse=False)")
+    pure.check_dense(p.grad for p in weights if p.grad is not None)

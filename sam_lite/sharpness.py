@@ -116,7 +116,10 @@ def average_sharpness(
 
 def m_sharpness(losses: Losses, params: Params, radius: float, *, measure=worst_sharpness) -> Tensor:
     """Mean over batches of m, each a loss with its own worst point (Foret et al. 2021). measure: any function above."""
-    return sum(share * measure(loss, params, radius).value for loss, share in shares(losses))
+    found = [(share, measure(loss, params, radius)) for loss, share in shares(losses)]
+    if not all(hasattr(one, "value") for _, one in found):
+        raise TypeError(f"measure must return a result with a value, as the functions above, got {found[0][1]!r}")
+    return sum(share * one.value for share, one in found)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "sam_lite"
 NAMED = {
     "require": {"cpu"},
     "pure": {"cpu"},
+    "params": {"cpu"},
     "data": {"cuda", "cpu", "mps"},
     "train": {"cuda"},
     "ensemble": {"cpu"},

@@ -100,6 +100,8 @@ def test_a_random_loss_has_no_landscape_and_one_of_plain_numbers_has():
         ):
             with pytest.raises(ValueError, match="loss must not be random"):
                 call()
+    with pytest.raises(ValueError, match=r"loss\(params\) must be a tensor, or a tuple or dict of tensors, got None"):
+        landscape.line(lambda p: None, start, end, [0.5])
     values = landscape.line(lambda p: (square(p), square(p).item()), start, end, ALPHAS)
     torch.testing.assert_close(values[0], values[1].double())
 
@@ -125,14 +127,14 @@ def test_numbers_and_seeds_of_any_library():
             landscape.line(square, start, end, [value])
 
 
-@pytest.mark.parametrize("alphas", [[], [0.0, math.nan], [math.inf]])
+@pytest.mark.parametrize("alphas", [[], 5, None, [0.0, math.nan], [math.inf]])
 def test_alphas_must_be_there_and_finite(alphas):
-    with pytest.raises(ValueError, match="alphas must be (one or more finite numbers|a finite number), got"):
+    with pytest.raises(ValueError, match="alphas must be (one or more finite numbers in a row|a finite number), got"):
         landscape.line(square, *pair(), alphas)
     start, end = pair()
     for a, b, name in (([1], alphas, "b"), (alphas, [1], "a")):
         with pytest.raises(
-            ValueError, match=f"^(each of )?{name} must be (one or more finite numbers|a finite number), got"
+            ValueError, match=f"^(each of )?{name} must be (one or more finite numbers in a row|a finite number), got"
         ):
             landscape.plane(square, start, start, end, a, b)
 

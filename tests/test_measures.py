@@ -281,8 +281,11 @@ def test_measures_of_too_few_points_or_classes_are_refused(case):
     assert all(v.ndim == 0 for v in measures.measure(outputs, params, start, x[:2], y[:2], samples=1).values())
     with pytest.raises(ValueError, match="y must be of 40 labels, one for each point of x, got 39"):
         measures.measure(outputs, params, start, x, y[:39])
-    with pytest.raises(ValueError, match="the number of classes must be an integer >= 2, got 1"):
-        measures.measure(lambda p, x: outputs(p, x)[:, :1], params, start, x, 0 * y)
+    for wrong in (lambda p, x: outputs(p, x)[:, :1], lambda p, x: outputs(p, x).sum(), lambda p, x: None):
+        with pytest.raises(
+            ValueError, match=r"outputs\(params, x\) must be logits \(40, n_classes\) of 2 classes or more"
+        ):
+            measures.measure(wrong, params, start, x, 0 * y)
     with pytest.raises(ValueError, match="batch must be an integer >= 1, got 0"):
         measures.gradients(outputs, params, x, y, batch=0)
 

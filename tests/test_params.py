@@ -211,6 +211,49 @@ def test_with_class_weights_a_chunk_counts_as_the_weights_of_its_labels(named):
     torch.testing.assert_close(mean, P.loss_of(model, x, y, criterion)(params), rtol=1e-13, atol=0)
 
 
+def test_labels_that_are_ignored_do_not_count():
+    (x, y), model = batch(60), net()
+    y[:25] = -100
+    params, chunks = P.params_of(model), list(zip(x.split(30), y.split(30), strict=True))
+    losses = [P.loss_of(model, *chunk) for chunk in chunks]
+    with pytest.raises(ValueError, match=r"losses alone must be of equal size, got \[5.0, 30.0\]"):
+        P.shares(losses)
+    mean = sum(share * loss(params) for loss, share in P.shares(list(zip(losses, (5, 30), strict=True))))
+    torch.testing.assert_close(mean, P.loss_of(model, x, y)(params), rtol=1e-13, atol=0)
+    weighted = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 4.0]).double(), ignore_index=1)
+    y = torch.arange(60) % 3
+    chunks = [P.loss_of(model, a, b, weighted) for a, b in zip(x.split(15), y.split(15), strict=True)]
+    assert [one.size for one in chunks] == [25, 25, 25, 25]
+
+
+def test_a_list_of_sums_means_their_mean():
+    (x, y), model = batch(7), net()
+    losses = [P.loss_of(model, a, b, nn.CrossEntropyLoss(reduction="sum")) for a, b in ((x[:5], y[:5]), (x[5:], y[5:]))]
+    assert [one.size for one in losses] == [None, None] and [share for _, share in P.shares(losses)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_loss_of_a_net_with_batch_norm_maps_over_models(training):
+    (x, y), models = batch(), [net(seed, norm=True).train(training) for seed in range(3)]
+    loss = P.loss_of(models[0], x, y)
+    buffers = {name: b.clone() for name, b in models[0].named_buffers()}
+    many = P.stack([P.params_of(model) for model in models])
+    alone = torch.stack([loss(P.params_of(model)) for model in models])
+    torch.testing.assert_close(vmap(loss)(many), alone, rtol=1e-12, atol=0)
+    grads = vmap(torch.func.grad(loss))(many)
+    for i, model in enumerate(models):
+        expected = torch.func.grad(loss)(P.params_of(model))
+        for name in expected:
+            torch.testing.assert_close(grads[name][i], expected[name], rtol=1e-9, atol=1e-12)
+    for name, b in models[0].named_buffers():
+        assert torch.equal(b, buffers[name])
+    broken = {name: p.clone() for name, p in many.items()}
+    broken["0.weight"][1] = math.nan
+    found = vmap(loss)(broken)
+    assert found[1].isnan()
+    torch.testing.assert_close(found[0::2], alone[0::2], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("size", [0, -1, math.nan, "3", None])
 def test_sizes_of_losses_are_positive_numbers(size):
     with pytest.raises(ValueError, match="size of a loss must be a finite number > 0, got"):

@@ -161,6 +161,17 @@ def test_what_an_ascent_of_ones_own_returns_is_looked_at(step):
         sam_gradient(lambda p: p["w"].sum(), {"w": torch.ones(2)}, 0.1, ascent=lambda *_: step)
 
 
+def test_what_has_no_step_is_named():
+    with pytest.raises(ValueError, match="params must be at least one tensor, got"):
+        sam_gradient(lambda p: torch.tensor(1.0), {}, 0.1)
+    with pytest.raises(TypeError, match=r"SAM needs dense gradients.*sparse=False"):
+        sam_gradient(lambda p: F.embedding(torch.tensor([1]), p["w"], sparse=True).sum(), {"w": torch.ones(4, 2)}, 0.1)
+    with pytest.raises(TypeError, match="ascent must be a function such as sam_lite.ascents.ascent, got None"):
+        SAM(SGD([nn.Parameter(torch.ones(1))], lr=0.1), 0.1, ascent=None)
+    with pytest.raises(ValueError, match="eta must be a finite number >= 0, got -1"):
+        adaptive_ascent({"w": torch.ones(1)}, {"w": torch.ones(1)}, 0.1, eta=-1)
+
+
 # The settings
 
 

@@ -288,10 +288,15 @@ def test_a_search_that_fails_says_so(box):
 
 
 def test_a_climb_of_ones_own_may_say_how_it_ended():
+    for wrong in (lambda heights, u, base, steps: (u, base), lambda *_: None):
+        with pytest.raises(TypeError, match=r"method must return \(point, height, ended\), got"):
+            box_sharpness(lambda p: p["w"].sum(), point([0.0] * 3), 0.1, method=wrong)
+    with pytest.raises(TypeError, match="measure must return a result with a value, as the functions above, got 1.0"):
+        m_sharpness([lambda p: p["w"].sum()], point([0.0] * 3), 0.1, measure=lambda *_: 1.0)
     for ended, status in ((True, "converged"), (False, "iterations"), (3, "failed")):
 
         def stays(heights, u, base, steps):
-            return u, climb.height(heights, u), torch.tensor(ended)  # noqa: B023
+            return u, climb.height(heights, u), ended  # noqa: B023
 
         found = box_sharpness(lambda p: p["w"].sum(), point([0.0] * 3), 0.1, starts=torch.ones(1, 3), method=stays)
         assert STATUS[found.status] == status and found.value > 0
