@@ -7,17 +7,13 @@ only what is missing: whatever ended the last call, at most the jobs then under 
 import itertools
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from sam_lite import callbacks, require, tables
-
-FETCH = 30  # seconds for a table that is done to come from a worker
+from sam_lite import callbacks, cluster, require, tables
 
 
 def grid(**axes: Iterable[tables.Setting]) -> list[tables.Job]:
@@ -64,7 +60,8 @@ def run(
         missing = {name: job for name, job in zip(names, jobs, strict=True) if found[name] is None}
         failed = {}
         with callbacks.bar(progress, total=len(jobs), initial=len(jobs) - len(missing)) as tell:
-            for name, made in (_on_cluster if client else _here)(work, missing, client, limit):
+            results = cluster.tables_of(work, missing, client, limit) if client else _here(work, missing, limit)
+            for name, made in results:
                 try:
                     if not isinstance(made, BaseException):
                         tables.write(_table(made, missing[name]), folder / name)
@@ -84,7 +81,7 @@ def run(
     return _joined([found[name] for name in names], jobs)
 
 
-def _here(work: Callable, jobs: dict[str, tables.Job], client: None, limit: float | None) -> Iterator:
+def _here(work: Callable, jobs: dict[str, tables.Job], limit: float | None) -> Iterator:
     for name, job in jobs.items():
         try:
             with _timed(limit):
@@ -92,49 +89,6 @@ def _here(work: Callable, jobs: dict[str, tables.Job], client: None, limit: floa
         except (Exception, SystemExit) as error:
             found = error
         yield name, found
-
-
-def _on_cluster(work: Callable, jobs: dict[str, tables.Job], client, limit: float | None) -> Iterator:
-    from distributed import CancelledError, as_completed
-    from distributed.comm import CommClosedError
-
-    submit = lambda name: client.submit(partial(work, **jobs[name]), pure=False)  # noqa: E731
-    futures = {submit(name): name for name in jobs}
-    ended, done, seen = as_completed(list(futures)), 0, bool(client.nthreads())
-    try:
-        while futures:
-            if not _one_ends(ended, client, limit, seen or done):
-                error = TimeoutError(f"no job ended within {limit:g} seconds: limit")
-                yield from ((name, error) for name in futures.values())
-                return
-            future = next(ended)
-            name = futures.pop(future)
-            try:
-                made = future.exception(FETCH) or future.result(FETCH)
-            except TimeoutError:  # the table was lost with its worker, and Dask may wait for it without end
-                futures[again := submit(name)] = name
-                ended.add(again)
-                continue
-            del future  # and with it the cluster forgets its table
-            yield name, made
-            done += 1
-    except (CancelledError, CommClosedError, StopIteration) as error:
-        raise RuntimeError(f"the cluster was lost after {done} of {len(jobs)} jobs; the same call goes on") from error
-    finally:
-        if client.status == "running":
-            client.cancel(list(futures))
-
-
-def _one_ends(ended, client, limit: float | None, seen: bool) -> bool:
-    """Wait until a future has ended, or for `limit` seconds; until the first workers are `seen` the time does not count."""
-    start = time.monotonic()
-    while limit is not None and not ended.has_ready():
-        if time.monotonic() - start > limit and seen:
-            return False
-        if not seen and client.nthreads():
-            start, seen = time.monotonic(), True
-        time.sleep(0.02)
-    return True
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sam_lite import sweep, tables
+from sam_lite import cluster, sweep, tables
 from sam_lite.data import mnist1d
 from sam_lite.models import build, mlp
 from sam_lite.train import train
@@ -609,7 +610,7 @@ def test_a_cluster_that_goes_away_is_said_and_what_is_done_stays(tmp_path):
 
 
 class Queue(list):
-    """In place of distributed.as_completed."""
+    """In place of distributed.as_completed: what is submitted is ready at once."""
 
     add = list.append
 
@@ -620,35 +621,71 @@ class Queue(list):
         return self.pop(0)
 
 
-class Submitted:
-    """A future whose table is lost as often as `losses` says."""
-
-    losses = 0
-
-    def __init__(self, call):
-        self.call = call
+class Future:
+    def __init__(self, call, losses):
+        self.call, self.losses = call, losses
 
     def exception(self, timeout):
         return None
 
     def result(self, timeout):
-        if Submitted.losses:
-            Submitted.losses -= 1
+        if self.losses and self.losses.pop():
             raise TimeoutError
         return self.call()
+
+
+def client_of(losses, **processing):
+    return SimpleNamespace(
+        submit=lambda call, pure: Future(call, losses),
+        nthreads=lambda: {name: 1 for name in processing},
+        processing=lambda: processing,
+        status="running",
+        cancel=list,
+    )
 
 
 def test_a_table_that_is_lost_on_its_way_is_made_again(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="pip install -e .[cluster]")
     monkeypatch.setattr(distributed, "as_completed", Queue)
-    monkeypatch.setattr(Submitted, "losses", 3)
-    counted = Counted()
-    client = SimpleNamespace(
-        submit=lambda call, pure: Submitted(call), nthreads=lambda: {"a worker": 1}, status="running", cancel=list
-    )
-    found = sweep.run(counted, JOBS, tmp_path, client=client, limit=60)
+    counted, losses = Counted(), [True] * 3
+    found = sweep.run(counted, JOBS, tmp_path, client=client_of(losses, a=()), limit=60)
     pd.testing.assert_frame_equal(found, expected())
-    assert len(counted.calls) == 6 and Submitted.losses == 0
+    assert len(counted.calls) == 6 and not losses
+
+
+def test_jobs_that_idle_workers_have_forgotten_are_done_again(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="pip install -e .[cluster]")
+    forgotten = [True, True]
+    monkeypatch.setattr(
+        distributed, "as_completed", lambda futures: Queue([] if forgotten and forgotten.pop() else futures)
+    )
+    monkeypatch.setattr(cluster, "PATIENCE", 0.05)
+    counted = Counted()
+    pd.testing.assert_frame_equal(sweep.run(counted, JOBS, tmp_path, client=client_of([], a=(), b=())), expected())
+    assert len(counted.calls) == 6 and not forgotten
+
+
+@pytest.mark.parametrize("processing", [{"a": ("a job",), "b": ()}, {}], ids=["busy", "no worker yet"])
+def test_the_time_of_a_job_counts_while_workers_are_there(tmp_path, monkeypatch, processing):
+    distributed = pytest.importorskip("distributed", reason="pip install -e .[cluster]")
+    monkeypatch.setattr(distributed, "as_completed", lambda futures: Queue())
+    monkeypatch.setattr(cluster, "PATIENCE", 0.05)
+    client, start = client_of([], **processing), time.monotonic()
+    client.cancel = lambda futures: cancelled.extend(futures)
+    cancelled = []
+    if processing:
+        with pytest.raises(
+            RuntimeError, match="6 of 6 jobs failed: .*TimeoutError.'no job ended within 0.2 seconds: limit"
+        ):
+            sweep.run(work, JOBS, tmp_path, client=client, limit=0.2)
+        assert len(cancelled) == 6
+    else:
+        threading.Timer(0.6, lambda: processing.update(a=("a job",))).start()
+        client.nthreads = lambda: processing
+        client.processing = lambda: processing
+        with pytest.raises(RuntimeError, match="no job ended within 0.2 seconds: limit"):
+            sweep.run(work, JOBS, tmp_path, client=client, limit=0.2)
+        assert time.monotonic() - start > 0.75
 
 
 def test_results_survive_the_process_that_made_them(tmp_path):

@@ -1,7 +1,7 @@
 """Wrong measures, rank statistics, sweeps and dropout: (name, file, right, wrong, a test that must fail)."""
 
 _MEASURES, _RANKING, _SWEEP = "sam_lite/measures.py", "sam_lite/ranking.py", "sam_lite/sweep.py"
-_TABLES = "sam_lite/tables.py"
+_TABLES, _CLUSTER = "sam_lite/tables.py", "sam_lite/cluster.py"
 _STACKED, _ENSEMBLE, _STUDY = "sam_lite/stacked.py", "sam_lite/ensemble.py", "sam_lite/study.py"
 _M, _R, _S, _E, _T = (f"tests/test_{name}.py::test_" for name in ("measures", "ranking", "sweep", "ensemble", "study"))
 
@@ -294,10 +294,17 @@ MUTANTS = [
     ),
     (
         "waits without end for a table that was lost",
-        _SWEEP,
+        _CLUSTER,
         "except TimeoutError:  # the table",
         "except ZeroDivisionError:  # the table",
         _S + "a_table_that_is_lost_on_its_way_is_made_again",
+    ),
+    (
+        "the time in which workers are waited for counts",
+        _CLUSTER,
+        "if limit is not None and seen and now",
+        "if limit is not None and now",
+        _S + "the_time_of_a_job_counts_while_workers_are_there[no worker yet]",
     ),
     (
         "two processes in one folder",

@@ -1,0 +1,67 @@
+"""Jobs on a Dask cluster, whose workers may die, hang or never come."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+PATIENCE = 10  # seconds after which Dask is asked whether it still works at the jobs
+
+
+def tables_of(work: Callable, jobs: dict[str, dict], client, limit: float | None) -> Iterator[tuple[str, object]]:
+    """(name, what `work(**job)` returned or raised), as the jobs end; TimeoutError for those left after `limit` seconds
+    without one. What Dask lost with a worker, and would wait for without end, is done anew.
+
+    Raises RuntimeError where the cluster is lost.
+    """
+    from distributed import CancelledError, as_completed
+    from distributed.comm import CommClosedError
+
+    submit = lambda name: client.submit(partial(work, **jobs[name]), pure=False)  # noqa: E731
+    futures = {submit(name): name for name in jobs}
+    ended, done, seen = as_completed(list(futures)), 0, bool(client.nthreads())
+    try:
+        while futures:
+            event = _next_event(ended, client, limit, seen or done)
+            if event == "late":
+                error = TimeoutError(f"no job ended within {limit:g} seconds: limit")
+                yield from ((name, error) for name in futures.values())
+                return
+            if event == "lost":
+                client.cancel(list(futures))
+                futures = {submit(name): name for name in futures.values()}
+                ended = as_completed(list(futures))
+                continue
+            future = next(ended)
+            name = futures.pop(future)
+            try:
+                made = future.exception(PATIENCE) or future.result(PATIENCE)
+            except TimeoutError:  # the table was lost on its way
+                futures[again := submit(name)] = name
+                ended.add(again)
+                continue
+            del future  # and with it the cluster forgets its table
+            yield name, made
+            done += 1
+    except (CancelledError, CommClosedError, StopIteration) as error:
+        raise RuntimeError(f"the cluster was lost after {done} of {len(jobs)} jobs; the same call goes on") from error
+    finally:
+        if client.status == "running":
+            client.cancel(list(futures))
+
+
+def _next_event(ended, client, limit: float | None, seen: bool) -> str:
+    """ "ready": a job has ended. "late": none has for `limit` seconds since there were workers. "lost": all workers are
+    idle though jobs are left."""
+    start = asked = time.monotonic()
+    while not ended.has_ready() and client.status == "running":
+        now = time.monotonic()
+        if limit is not None and seen and now - start > limit:
+            return "late"
+        if now - asked > PATIENCE:
+            asked, workers = now, client.nthreads()
+            if workers and not seen:
+                start, seen = now, True
+            if workers and not any(client.processing().values()):
+                return "lost"
+        time.sleep(0.02)
+    return "ready"
