@@ -109,6 +109,17 @@ def train_ensemble(
     return done("stopped")
 
 
+def evaluate(
+    model: nn.Module, params: Params, x: Tensor, y: Tensor, criterion: stacked.Criterion = F.cross_entropy
+) -> tuple[Tensor, Tensor]:
+    """Loss and accuracy of every model of an ensemble, (n_models,) each, on the points x (n, *features), y (n,).
+
+    model: one of their shape, such as `make()`. params: name -> (n_models, *shape), such as `Ensemble.params`. The same
+    as `train.evaluate` of each model by itself.
+    """
+    return stacked.evaluate(stacked.forward(model), params, x, y, criterion)
+
+
 class _Run(NamedTuple):
     """What is there so far: params name -> (n_models, *shape), steps done (n_models,), rows of `records`."""
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from sam_lite import sam, stacked
+from sam_lite import ensemble, sam, stacked
 from sam_lite.data import Data, batches
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
@@ -885,3 +885,11 @@ def test_dropout_needs_a_chain_with_relu():
         )
     with pytest.raises(ValueError, match="dropout must be a finite number >= 0 and <= 0.99, got 1.0"):
         train_ensemble(MAKE, cloud(), seeds=[0], batch_size=8, lr=0.1, dropout=1.0, steps=1)
+
+
+def test_evaluate_says_of_each_model_what_train_evaluate_says_of_it_alone(data):
+    params = stack([params_of(build(MAKE, seed)) for seed in range(3)])
+    losses, accuracies = ensemble.evaluate(MAKE(), params, data.x_test, data.y_test)
+    for i in range(3):
+        alone = evaluate(load_params(MAKE(), member(params, i)), data.x_test, data.y_test)
+        assert (losses[i].item(), accuracies[i].item()) == pytest.approx(alone, rel=1e-5)

@@ -461,7 +461,7 @@ def test_adaptive_sharpness_does_not_see_a_rescaled_relu_network(alpha):
     assert tops[1] > 2 * tops[0]
 
 
-def test_ascent_direction_takes_any_ascent():
+def test_ascent_sharpness_takes_any_ascent():
     c, x = random(5), point(random(5, seed=1))
     found = ascent_sharpness(lambda p: c @ p["w"], x, 0.1, ascent=sam.p_ascent(math.inf))
     close(found.value, 0.1 * c.abs().sum())

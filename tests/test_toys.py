@@ -227,7 +227,7 @@ def test_wens_curvatures_and_terms():
 RHO = 0.1
 
 
-def test_average_direction_sharpness_is_least_where_the_trace_is():
+def test_average_sharpness_is_least_where_the_trace_is():
     """papers.md 6.4. The mean over a sphere in 4-D of a polynomial of degree 4: that over the 24-cell, a 5-design."""
     corners = [(a, b, s, t) for a, b in itertools.combinations(range(4), 2) for s in (1, -1) for t in (1, -1)]
     cell = tensor(*([s * (i == a) + t * (i == b) for i in range(4)] for a, b, s, t in corners)) / math.sqrt(2)
@@ -241,7 +241,7 @@ def test_average_direction_sharpness_is_least_where_the_trace_is():
     assert abs(found.fun - limit - 0.5 * RHO**2) < 1e-8  # E[v1^2 v3^2] = 1 / 24 times the curvatures of F1 + F2
 
 
-def test_worst_direction_sharpness_is_least_where_the_top_eigenvalue_is():
+def test_worst_sharpness_is_least_where_the_top_eigenvalue_is():
     """papers.md 6.4, on the manifold of minima, over a grid of directions that holds the axes."""
     side = torch.linspace(-0.6, 0.6, 13, dtype=torch.float64)
     turn = torch.linspace(0, math.pi / 2, 5, dtype=torch.float64)
@@ -257,7 +257,7 @@ def test_worst_direction_sharpness_is_least_where_the_top_eigenvalue_is():
     assert abs(found.x).max() < 0.03 and abs(found.fun - limit) < 1e-3
 
 
-def test_ascent_direction_sharpness_is_least_where_the_smallest_nonzero_eigenvalue_is():
+def test_ascent_sharpness_is_least_where_the_smallest_nonzero_eigenvalue_is():
     """papers.md 6.4. The loss jumps on the manifold, so it is approached: at 1e-8 from it, from every side (x3, x4)."""
 
     def ascent(x):

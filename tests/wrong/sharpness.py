@@ -85,14 +85,14 @@ MUTANTS = [
         _SHARPNESS,
         "direction = checked(ascent(from_vector",
         "direction = checked(sam.ascent(from_vector",
-        "tests/test_sharpness.py::test_ascent_direction_takes_any_ascent",
+        "tests/test_sharpness.py::test_ascent_sharpness_takes_any_ascent",
     ),
     (
         "descent direction",
         _SHARPNESS,
         "ascent(from_vector(gradient, params)",
         "ascent(from_vector(-gradient, params)",
-        "tests/test_sharpness.py::test_ascent_direction_takes_any_ascent",
+        "tests/test_sharpness.py::test_ascent_sharpness_takes_any_ascent",
     ),
     (
         "largest instead of mean over batches",

@@ -1,0 +1,50 @@
+"""The way in: what `help(sam_lite)` says is true, leads to every file, and its examples run."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sam_lite
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(path.stem for path in (ROOT / "sam_lite").glob("*.py") if path.stem != "__init__")
+METHOD = ["params", "ascents", "sam", "noise", "lanczos", "hessian", "climb", "sharpness"]
+
+
+@pytest.mark.parametrize("name", ["", *MODULES])
+def test_the_examples_of_a_file_run(name):
+    module = importlib.import_module(f"sam_lite.{name}" if name else "sam_lite")
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+    assert name or result.attempted >= 8
+
+
+def test_the_table_of_contents_names_every_file_and_no_other():
+    text = sam_lite.__doc__
+    for name in MODULES:
+        known = re.search(rf"\b{name}\b", text) or (name.startswith("explore_") and "explore_*" in text)
+        assert known, f"{name} is not in the docstring of the package"
+    for line in re.findall(r"^    ([a-z_, ]+?)  +\S", text, re.MULTILINE):
+        for name in line.split(", "):
+            assert name in MODULES, f"the docstring of the package names {name}"
+
+
+def test_the_reading_order_is_one_in_which_nothing_is_used_before_it_was_read():
+    """But the types and the machinery, which need no reading."""
+    listed = re.findall(r"^    (\w+)  +", sam_lite.__doc__.split("to be read in this order")[1], re.MULTILINE)[
+        : len(METHOD)
+    ]
+    assert listed == METHOD
+    for i, name in enumerate(METHOD):
+        source = (ROOT / "sam_lite" / f"{name}.py").read_text(encoding="utf-8")
+        used = set(re.findall(r"^from sam_lite\.(\w+) import", source, re.MULTILINE)) & set(METHOD)
+        assert used <= set(METHOD[:i]), f"{name} uses {sorted(used - set(METHOD[:i]))}, which come later"
+
+
+def test_the_version_is_the_one_that_is_cited():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
+    assert sam_lite.__version__ == cited
