@@ -887,9 +887,10 @@ def test_dropout_needs_a_chain_with_relu():
         train_ensemble(MAKE, cloud(), seeds=[0], batch_size=8, lr=0.1, dropout=1.0, steps=1)
 
 
-def test_evaluate_says_of_each_model_what_train_evaluate_says_of_it_alone(data):
+def test_evaluate_says_of_each_model_what_train_evaluate_says_of_it_alone():
+    x, y = torch.randn(50, 6), torch.arange(50) % 3
     params = stack([params_of(build(MAKE, seed)) for seed in range(3)])
-    losses, accuracies = ensemble.evaluate(MAKE(), params, data.x_test, data.y_test)
+    losses, accuracies = ensemble.evaluate(MAKE(), params, x, y)
     for i in range(3):
-        alone = evaluate(load_params(MAKE(), member(params, i)), data.x_test, data.y_test)
+        alone = evaluate(load_params(MAKE(), member(params, i)), x, y)
         assert (losses[i].item(), accuracies[i].item()) == pytest.approx(alone, rel=1e-5)
