@@ -24,11 +24,8 @@ def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     Foret, Kleiner, Mobahi, Neyshabur (ICLR 2021), eq. 2 with p = 2.
     """
     g = list(grads.values())
-    rough = in_range(_norm(g))
-    if isinstance(rho, Tensor):  # one of many radii under vmap: then e is one of many, although g may not be
-        rough = rough + (0 * rho).to(rough)
-    e = _each(torch._foreach_div, torch.div, g, rough)  # of a length that has a square
-    _each(torch._foreach_div_, Tensor.div_, e, nonzero(_norm(e)) / rho)
+    g = _each(torch._foreach_div, torch.div, g, in_range(_norm(g)))  # of a length that has a square
+    e = _each(torch._foreach_div, torch.div, g, nonzero(_norm(g)) / rho)
     return dict(zip(grads, e, strict=True))
 
 

@@ -1120,3 +1120,15 @@ def test_settings_out_of_bounds(setting, rule):
 def test_the_base_is_an_optimizer(base):
     with pytest.raises(TypeError, match=r"base_optimizer must be an optimizer, as in SAM\(SGD\(...\), rho\), got"):
         SAM(base, 0.05)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_the_derivative_of_the_ascent_is_the_one_of_the_formula(size):
+    """d e / d w = rho / ||g|| (I - g g^T / ||g||^2) H, here for g = size H w."""
+    a = torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    hessian, w = size * (a @ a.T), torch.arange(1.0, 6.0, dtype=torch.float64)
+    loss = lambda p: p["w"] @ hessian @ p["w"] / 2  # noqa: E731
+    found = jacrev(lambda x: ascent(grad(loss)({"w": x}), {"w": x}, 0.3)["w"])(w)
+    g = hessian @ w
+    across = torch.eye(5, dtype=torch.float64) - torch.outer(g, g) / (g @ g)
+    torch.testing.assert_close(found, 0.3 / g.norm() * across @ hessian)
