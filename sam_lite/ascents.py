@@ -24,9 +24,11 @@ def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     Foret, Kleiner, Mobahi, Neyshabur (ICLR 2021), eq. 2 with p = 2.
     """
     g = list(grads.values())
-    g = _each(torch._foreach_div, torch.div, g, in_range(_norm(g)))  # of a length that has a square
-    e = _each(torch._foreach_div, torch.div, g, nonzero(_norm(g)) / rho)
-    return dict(zip(grads, e, strict=True))
+    size = _norm(g)
+    if not _sure(size):  # of what has a size whose square is a number
+        g = _each(torch._foreach_div, torch.div, g, in_range(size))
+        size = nonzero(_norm(g))
+    return dict(zip(grads, _each(torch._foreach_div, torch.div, g, size / rho), strict=True))
 
 
 def adaptive_ascent(
@@ -79,6 +81,18 @@ def checked(e: Params, params: Params) -> Params:
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(_each(torch._foreach_norm, torch.linalg.vector_norm, tensors)))
+
+
+def _sure(size: Tensor) -> bool:
+    """Whether squares are known to have been in range. Only a CPU's numbers are looked at: for them nothing waits."""
+    if torch.compiler.is_compiling():
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(size):
+        size = torch._C._functorch.get_unwrapped(size)
+    if size.device.type != "cpu":
+        return False
+    root = torch.finfo(size.dtype).tiny ** 0.4
+    return bool(((size > root) & (size < 1 / root)).all())
 
 
 def _each(together: Callable, single: Callable, tensors: list[Tensor], *args: Tensor) -> Sequence[Tensor]:

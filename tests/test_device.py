@@ -19,6 +19,7 @@ NAMED = {
     "require": {"cpu"},
     "pure": {"cpu"},
     "params": {"cpu"},
+    "ascents": {"cpu"},
     "data": {"cuda", "cpu", "mps"},
     "train": {"cuda"},
     "ensemble": {"cpu"},

@@ -102,6 +102,18 @@ def test_the_optimizer_and_the_function_climb_by_rho_too(size):
     torch.testing.assert_close(e["w"], torch.tensor([[0.03, -0.04, 0.0], [0.3, -0.4, 0.0]]))
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-200])
+def test_one_may_differentiate_through_the_ascent(size):
+    """As the lecture does to measure the term that SAM drops; d e / d g = rho (I - u u') / |g| with u = g / |g|."""
+    g = size * torch.tensor([1.0, 2.0, -2.0], dtype=torch.float64)
+    u = g / (3 * size)
+    expected = 0.5 * (torch.eye(3) - torch.outer(u, u)) / (3 * size)
+    found = torch.func.jacrev(lambda g: ascent({"g": g}, {}, 0.5)["g"])(g)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    found = torch.autograd.functional.jacobian(lambda g: ascent({"g": g}, {}, 0.5)["g"], g)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_digits_on_raw_pixels_are_never_thrown_far():
     """A linear net on a separable task: its gradients underflow on the way, where steps used to be of size 1e5."""
     digits = pytest.importorskip("sklearn.datasets").load_digits()
