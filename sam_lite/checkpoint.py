@@ -20,7 +20,9 @@ FORMAT = "2"  # of the file; earlier ones had none
 
 def settings_of(model, data, optimizer, scheduler, **others) -> dict[str, str]:
     """In words, what must be the same for a training to go on; its end, `steps` or `stop_loss`, may be another."""
-    say = partial(words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer, scheduler))))
+    say = partial(
+        words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer, scheduler or optimizer)))
+    )
     found = {"format": FORMAT, "torch": torch.__version__.partition("+")[0]}
     found |= {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}  # functions are compared by byte code
     found |= {name: say(value) for name, value in others.items()} | _layers(model)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 PATIENCE = 10  # seconds after which Dask is asked whether it still works at the jobs
+ABSENT = 300  # seconds for which all workers may be away, once there were some
 
 
 def tables_of(work: Callable, jobs: dict[str, dict], client, limit: float | None) -> Iterator[tuple[str, object]]:
@@ -26,6 +27,8 @@ def tables_of(work: Callable, jobs: dict[str, dict], client, limit: float | None
                 error = TimeoutError(f"no job ended within {limit:g} seconds: limit")
                 yield from ((name, error) for name in futures.values())
                 return
+            if event == "gone":
+                raise CancelledError
             if event == "lost":
                 client.cancel(list(futures))
                 futures = {submit(name): name for name in futures.values()}
@@ -50,9 +53,9 @@ def tables_of(work: Callable, jobs: dict[str, dict], client, limit: float | None
 
 
 def _next_event(ended, client, limit: float | None, seen: bool) -> str:
-    """ "ready": a job has ended. "late": none has for `limit` seconds since there were workers. "lost": all workers are
-    idle though jobs are left."""
-    start = asked = time.monotonic()
+    """One of: ready, a job has ended; late, none has for `limit` seconds since there were workers; gone, there were
+    workers, and are no more; lost, all of them are idle though jobs are left."""
+    start = asked = there = time.monotonic()
     while not ended.has_ready() and client.status == "running":
         now = time.monotonic()
         if limit is not None and seen and now - start > limit:
@@ -63,5 +66,8 @@ def _next_event(ended, client, limit: float | None, seen: bool) -> str:
                 start, seen = now, True
             if workers and not any(client.processing().values()):
                 return "lost"
+            there = now if workers or not seen else there
+            if now - there > ABSENT:
+                return "gone"
         time.sleep(0.02)
     return "ready"

@@ -158,6 +158,15 @@ def _standardised(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tens
     return Data(x_train.sub_(mean).div_(std), y_train, x_test.sub_(mean).div_(std), y_test)
 
 
+def floats(x: Tensor, error: Exception) -> Exception:
+    """The error of a model called on x, or where x holds integers that it may not take, one that says so."""
+    if x.is_floating_point():
+        return error
+    return ValueError(
+        f"this model does not take x of {x.dtype}; use x.float(), or begin with a layer for integers: {error}"
+    )
+
+
 def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """One epoch in random order: the indices of each batch, (batch_size,) int64 on the CPU; no incomplete batch."""
     batch_size = require.whole("batch_size", batch_size, most=n)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_lite import require, stacked
-from sam_lite.data import Data
+from sam_lite.data import Data, floats
 from sam_lite.models import build
 from sam_lite.params import Params, params_of, stack
 
@@ -63,7 +63,10 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
     outputs, first = stacked.forward(model), {name: p[:1] for name, p in start.items()}
     x, y = data.x_train[:batch_size], data.y_train[:batch_size]
     with torch.no_grad():
-        out = outputs(first, x[None])
+        try:
+            out = outputs(first, x[None])
+        except RuntimeError as error:
+            raise floats(x, error) from error
         if not isinstance(out, Tensor) or out.ndim != 3 or out.shape[1] != len(x):
             found = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
             raise require.error("make", "a function that builds a model with a tensor of outputs (n, n_out)", found)

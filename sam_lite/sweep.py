@@ -45,7 +45,8 @@ def run(
     columns. folder: made if need be; holds a file per job, and what grid and `version` they are of; one process at a
     time works there. client: a dask.distributed.Client, whose workers then do the jobs; files are written here alone.
     limit: seconds that a job may take; on a cluster, within which one of the jobs must end (a worker that hangs stays
-    busy until `client.restart()`). progress: such as tqdm, counts jobs, and says how long the rest will take.
+    busy until `client.restart()`). A cluster whose workers are all away for five minutes is given up. progress: such as
+    tqdm, counts jobs, and says how long the rest will take.
     Raises RuntimeError with the names of the jobs that failed, once all others are done, and where the cluster is lost
     or another process works in the folder; ValueError for a folder of other jobs or another version. The files there
     are then as good as before, and the same call goes on from them.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sam_lite import callbacks, require
 from sam_lite.checkpoint import resume, save, settings_of
-from sam_lite.data import Data, batches
+from sam_lite.data import Data, batches, floats
 
 COLUMNS = ["step", "epoch", "gradients", "train_loss", "train_acc", "test_loss", "test_acc"]
 
@@ -51,12 +51,8 @@ def train(
     n = len(data.x_train)
     batch_size, steps, every = _counts(n, batch_size, steps, check_every)
     _check(model, data, optimizer, scheduler, steps, stop_loss, criterion)
-    batch, rows, status, path = (
-        _Batch(model, optimizer, criterion, autocast),
-        [],
-        "",
-        checkpoint and Path(checkpoint).expanduser(),
-    )
+    batch, rows, status = _Batch(model, optimizer, criterion, autocast), [], ""
+    path = checkpoint and Path(checkpoint).expanduser()
     fixed = {"batch_size": batch_size, "seed": require.seed(seed), "autocast": bool(autocast), "criterion": criterion}
     settings = settings_of(model, data, optimizer, scheduler, **fixed) if path else {}
     if path and not path.parent.is_dir():
@@ -220,7 +216,10 @@ def _check(model, data, optimizer, scheduler, steps, stop_loss, criterion) -> No
     if len(places := {str(t.device) for t in (*model.parameters(), *data)}) > 1:
         raise ValueError(f"model and data must be on one device, got {sorted(places)}; use .to(device) on both")
     with _mode(model, False), torch.no_grad():
-        n_outputs = _outputs(model, data.x_train[:2]).shape[-1]
+        try:
+            n_outputs = _outputs(model, data.x_train[:2]).shape[-1]
+        except RuntimeError as error:
+            raise floats(data.x_train, error) from error
     data.check(n_outputs if criterion is F.cross_entropy else None)
 
 

@@ -623,6 +623,13 @@ def test_an_error_of_the_model_itself_comes_through():
         )
 
 
+@pytest.mark.parametrize("make", [MAKE, as_vmap(MAKE)], ids=["chain", "vmap"])
+def test_integers_that_a_model_does_not_take_are_named(make):
+    raw = cloud()._replace(x_train=(9 * cloud().x_train).long())
+    with pytest.raises(ValueError, match="this model does not take x of torch.int64; use x.float"):
+        train_ensemble(make, raw, seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
 def test_buffers_that_differ_by_seed_are_refused():
     make = lambda: Functional(lambda m, out: out + m.seen)  # noqa: E731
 

@@ -665,6 +665,18 @@ def test_jobs_that_idle_workers_have_forgotten_are_done_again(tmp_path, monkeypa
     assert len(counted.calls) == 6 and not forgotten
 
 
+def test_a_cluster_whose_workers_do_not_come_back_is_given_up(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="pip install -e .[cluster]")
+    monkeypatch.setattr(distributed, "as_completed", lambda futures: Queue(futures[:2]))
+    monkeypatch.setattr(cluster, "PATIENCE", 0.02)
+    monkeypatch.setattr(cluster, "ABSENT", 0.1)
+    with pytest.raises(RuntimeError, match="the cluster was lost after 2 of 6 jobs; the same call goes on"):
+        sweep.run(work, JOBS, tmp_path, client=client_of([]))
+    rest = Counted()
+    pd.testing.assert_frame_equal(sweep.run(rest, JOBS, tmp_path), expected())
+    assert rest.calls == JOBS[2:]
+
+
 @pytest.mark.parametrize("processing", [{"a": ("a job",), "b": ()}, {}], ids=["busy", "no worker yet"])
 def test_the_time_of_a_job_counts_while_workers_are_there(tmp_path, monkeypatch, processing):
     distributed = pytest.importorskip("distributed", reason="pip install -e .[cluster]")

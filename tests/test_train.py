@@ -1040,6 +1040,15 @@ def test_a_model_must_return_a_row_of_outputs_for_each_point(data, change, found
         evaluate(model, data.x_test[:2], data.y_test[:2])
 
 
+def test_integers_that_a_model_does_not_take_are_named(data):
+    model, raw = net(), data._replace(x_train=(9 * data.x_train).to(torch.uint8))
+    with pytest.raises(ValueError, match=r"this model does not take x of torch.uint8; use x.float\(\), or begin with"):
+        train(model, raw, sgd(model), batch_size=32, steps=5)
+    other = build(lambda: mlp(39, [8], 10), 0)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train(other, data, sgd(other), batch_size=32, steps=5)
+
+
 @pytest.mark.parametrize("criterion", [lambda out, y: 0.5, lambda out, y: F.cross_entropy(out, y, reduction="none")])
 def test_a_criterion_must_return_one_number(data, criterion):
     model = net()

@@ -300,6 +300,13 @@ MUTANTS = [
         _S + "a_table_that_is_lost_on_its_way_is_made_again",
     ),
     (
+        "waits without end for workers that have gone",
+        _CLUSTER,
+        "if now - there > ABSENT:",
+        "if now - there > 100 * ABSENT:",
+        _S + "a_cluster_whose_workers_do_not_come_back_is_given_up",
+    ),
+    (
         "the time in which workers are waited for counts",
         _CLUSTER,
         "if limit is not None and seen and now",
