@@ -463,7 +463,7 @@ def test_code_that_cannot_be_interrupted_is_killed_when_its_time_is_over(small_c
     (place / "01_two.ipynb").write_bytes(edited(source, answer("twice", STUBBORN)))
     options = argparse.Namespace(jobs=2, seconds=15, cell_seconds=4, memory_gb=8)
     (one,) = grading.grade(tmp_path / "in", tmp_path / "out", options, small_course)
-    assert one.state == "not graded: it ran for more than 15 s" and not one.scores
+    assert one.state.startswith("not graded: ") and "ran for more than" in one.state and not one.scores
     assert "stubborn" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
