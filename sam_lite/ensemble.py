@@ -112,10 +112,8 @@ def train_ensemble(
 def evaluate(
     model: nn.Module, params: Params, x: Tensor, y: Tensor, criterion: stacked.Criterion = F.cross_entropy
 ) -> tuple[Tensor, Tensor]:
-    """Loss and accuracy of every model of an ensemble, (n_models,) each, on the points x (n, *features), y (n,).
-
-    model: one of their shape, such as `make()`. params: name -> (n_models, *shape), such as `Ensemble.params`. The same
-    as `train.evaluate` of each model by itself.
+    """Loss and accuracy of every model of an ensemble, (n_models,) each; x: (n, *features), y: (n,). As `train.evaluate`
+    of each by itself. model: one of their shape, such as `make()`. params: name -> (n_models, *shape).
     """
     return stacked.evaluate(stacked.forward(model), params, x, y, criterion)
 
@@ -136,10 +134,8 @@ def _ensemble(run: _Run, start: Params, table: pd.DataFrame, n_train: int, statu
     records = records.sort_values(["model", "step"], ignore_index=True)
     last = records[records["status"] != ""].set_index("model").reindex(table.index)
     last["step"] = run.steps.tolist()
-    last["gradients"], last["epoch"] = (
-        last["step"] * (1 + (table["rho"] > 0)),
-        last["step"] * table["batch_size"] / n_train,
-    )
+    last["gradients"] = last["step"] * (1 + (table["rho"] > 0))
+    last["epoch"] = last["step"] * table["batch_size"] / n_train
     last["status"] = last["status"].astype(object).where(last["status"].notna(), status).astype(str)
     return Ensemble(run.params, start, table.join(last), records.drop(columns="status"))
 
