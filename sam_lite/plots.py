@@ -12,6 +12,7 @@ import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 # Okabe and Ito's colours (2008), in an order that also differs in grey
@@ -140,6 +141,10 @@ def show(figure: Figure, *, caption: str, alt: str, plain: bool = False) -> None
     """
     if not plain:
         _label_ends(figure)
+        for ax in figure.axes:  # numbers between the powers of ten would run into one another
+            for axis in (ax.xaxis, ax.yaxis):
+                if axis.get_scale() == "log":
+                    axis.set_minor_formatter(NullFormatter())
     width = None if plain else round(figure.get_figwidth() * figure.dpi)
     _display(png(figure, scale=1 if plain else 2), caption, alt, width)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from sam_lite import ensemble, sam, stacked
+from sam_lite import ensemble, stacked
 from sam_lite.data import Data, batches
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
@@ -869,7 +869,6 @@ class Masked(nn.Module):
         return x * self.known[drawn]
 
 
-@pytest.mark.skipif(not hasattr(sam, "pure"), reason="SAM.step draws anew in its second pass")
 def test_with_dropout_and_sam_a_member_is_what_train_makes_of_it(monkeypatch):
     """SAM's two passes drop the same units, here and there."""
     true, seen = stacked.dropout, []

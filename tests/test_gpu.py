@@ -38,6 +38,6 @@ def test_a_group_of_the_study_finds_its_recorded_networks():
 
 
 def test_a_changed_scale_cell_is_named(monkeypatch):
-    monkeypatch.setitem(gpu.MINIATURE, "05_sam", {"[512, 513]": ""})
-    with pytest.raises(ValueError, match=r"05_sam: the cell `scale` must hold '\[512, 513\]' once"):
-        gpu.prepared("05_sam", rehearse=True)
+    monkeypatch.setitem(gpu.MINIATURE, "06_sam_results", {"[512, 513]": ""})
+    with pytest.raises(ValueError, match=r"06_sam_results: the cell `scale` must hold '\[512, 513\]' once"):
+        gpu.prepared("06_sam_results", rehearse=True)

@@ -17,7 +17,7 @@ import record
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = [path for folder in ("lectures", "solutions") for path in sorted((ROOT / folder).rglob("*.ipynb"))]
-LECTURES = [path for path in COMMITTED if path.parent.name == "lectures"]
+LECTURES = [path for path in COMMITTED if path.parent.name in ("lectures", "controls")]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)

@@ -244,3 +244,14 @@ def test_a_path_ends_in_a_mark_and_contours_lie_behind():
 def test_a_title_says_what_is_to_be_seen():
     figure, _ = plots.subplots(title="SAM learns more slowly")
     assert figure.get_suptitle() == "SAM learns more slowly"
+
+
+def test_a_logarithmic_axis_has_numbers_only_where_it_is_told_or_at_powers_of_ten(shown):
+    figure, ax = plots.subplots()
+    plots.band(ax, [0.02, 0.05, 0.5], [1, 2, 3], label="one")
+    ax.set(xscale="log")
+    ax.set_xticks([0.02, 0.5], [0.02, 0.5])
+    plots.show(figure, caption="One.", alt="one")
+    figure.draw_without_rendering()
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.02", "0.5"]
+    assert {t.get_text() for t in ax.get_xticklabels(minor=True)} <= {""}
