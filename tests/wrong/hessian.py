@@ -218,9 +218,23 @@ MUTANTS = [
     (
         "class weights not counted",
         _PARAMS,
-        "return weight[y].sum() if by_class else len(y)",
-        "return len(y)",
+        "return (weight[y.where(counted, 0)] * counted).sum() if by_class else",
+        "return",
         "tests/test_params.py::test_with_class_weights_a_chunk_counts_as_the_weights_of_its_labels",
+    ),
+    (
+        "labels that are ignored count",
+        _PARAMS,
+        'counted = y != settings.get("ignore_index", -100)',
+        "counted = y == y",
+        "tests/test_params.py::test_labels_that_are_ignored_do_not_count",
+    ),
+    (
+        "statistics of one net for many, which torch cannot write into",
+        _PARAMS,
+        "b + zero.to(b.dtype) for",
+        "b.clone() for",
+        "tests/test_params.py::test_the_loss_of_a_net_with_batch_norm_maps_over_models",
     ),
     (
         "norms that underflow in Lanczos",

@@ -188,8 +188,8 @@ MUTANTS = [
     (
         "a random loss is drawn",
         _LANDSCAPE,
-        "        pure.repeated(loss, params)\n",
-        "        pass\n",
+        "and pure.repeated(loss, params) is None",
+        "and loss(params) is None",
         "tests/test_landscape.py::test_a_random_loss_has_no_landscape_and_one_of_plain_numbers_has",
     ),
     (

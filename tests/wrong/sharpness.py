@@ -214,6 +214,13 @@ MUTANTS = [
         "tests/test_sharpness.py::test_below_the_resolution_of_the_loss_no_0_is_called_converged",
     ),
     (
+        "a climb's return not looked at",
+        _CLIMB,
+        "if not (isinstance(found, tuple) and len(found) == 3):",
+        "if False:",
+        "tests/test_sharpness.py::test_a_climb_of_ones_own_may_say_how_it_ended",
+    ),
+    (
         "a maximum taken for a flat place",
         _CLIMB,
         "resolved(torch.maximum(seen, best - base), base)",
