@@ -98,7 +98,8 @@ def _execute(notebook, folder: Path, env: dict[str, str], clients: list, each_ce
     )
     clients.append(client)
     try:
-        asyncio.run(client.async_execute(env=env))  # a loop of its own: this may be any thread
+        with ThreadPoolExecutor(1) as thread:  # of its own, where no other loop is running
+            thread.submit(asyncio.run, client.async_execute(env=env)).result()
     except RuntimeError as error:
         atexit.unregister(client._cleanup_kernel)  # done already
         if attempts == 1 or NO_START not in str(error):
