@@ -74,14 +74,16 @@ def outcomes(done: subprocess.CompletedProcess, path: Path) -> list[str]:
 
 
 SOURCES = [
-    "print('✓ Wide is flat | paper: 8.7 × | ours ≈ 4.2 ± 0.3 × | 5 seeds | slide 12')",
+    "from sam_lite import claims\n\n"
+    "claims.show(claims.check('Wide is flat', [4.1, 4.2] * 5, above=1, paper='8.7', slide=12))",
     "print('nothing here after 3 words')",
     "21 * 2",
 ]
 
 
 def text(notebook, old, new):
-    notebook.cells[0].outputs[0].text = notebook.cells[0].outputs[0].text.replace(old, new)
+    data = notebook.cells[0].outputs[0].data
+    data.update({mime: shown.replace(old, new) for mime, shown in data.items()})
 
 
 def other_word(notebook):
@@ -111,11 +113,15 @@ def unrun(notebook):
 
 CHANGES = {  # change to the stored notebook -> verdict of nbval on its three cells
     "unchanged": (lambda notebook: None, ["PASSED", "PASSED", "PASSED"]),
-    "measured": (lambda notebook: text(notebook, "≈ 4.2 ± 0.3", "≈ 17 ± 1e-05"), ["PASSED", "PASSED", "PASSED"]),
+    "measured": (
+        lambda notebook: text(notebook, "≈ 4.15 ± 0.04", "≈ 17 ± 1e-05 (close)"),
+        ["PASSED", "PASSED", "PASSED"],
+    ),
     "verdict": (lambda notebook: text(notebook, "✓", "✗"), ["FAILED", "PASSED", "PASSED"]),
     "claim": (lambda notebook: text(notebook, "flat", "sharp"), ["FAILED", "PASSED", "PASSED"]),
+    "bound": (lambda notebook: text(notebook, "> 1", "> 2"), ["FAILED", "PASSED", "PASSED"]),
     "paper": (lambda notebook: text(notebook, "8.7", "8.8"), ["FAILED", "PASSED", "PASSED"]),
-    "not_a_number": (lambda notebook: text(notebook, "≈ 4.2", "≈ nan"), ["FAILED", "PASSED", "PASSED"]),
+    "not_a_number": (lambda notebook: text(notebook, "≈ 4.15", "≈ nan"), ["FAILED", "PASSED", "PASSED"]),
     "word": (other_word, ["PASSED", "FAILED", "PASSED"]),
     "number": (other_number, ["PASSED", "FAILED", "PASSED"]),
     "result": (other_result, ["PASSED", "PASSED", "FAILED"]),
@@ -164,5 +170,6 @@ def test_nbval_collects_every_code_cell_of_every_lecture():
     done = nbval(ROOT / "lectures", extra=("--collect-only", "-q", "--color=no"))
     for path in LECTURES:
         cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
-        collected = sum(f"{path.name}::" in line for line in done.stdout.splitlines())
+        name = path.relative_to(ROOT).as_posix()
+        collected = sum(line.strip().startswith(f"{name}::") for line in done.stdout.splitlines())
         assert collected == cells, done.stdout + done.stderr
