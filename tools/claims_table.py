@@ -7,7 +7,7 @@ from typing import NamedTuple
 import nbformat
 from nbformat import NotebookNode
 
-from notebooks import NotebookError
+from notebooks import NotebookError, controls, lectures
 from sam_lite.claims import Claim, read, unsettled
 
 ASSERTING = [n for n in range(2, 34) if n not in (8, 30)]  # slides; 1 is the title, 8 defines a line, 30 names a paper
@@ -92,6 +92,7 @@ def _is_control(name: str) -> bool:
 
 def gather(folder: Path) -> str:
     """`page` of all recorded notebooks of a folder of lectures, and of its folder of controls."""
-    paths = [*sorted(folder.glob("*.ipynb")), *sorted((folder / "controls").glob("*.ipynb"))]
-    notebooks = [(name_of(path), nbformat.read(path, as_version=4)) for path in paths]
-    return page(place for name, notebook in notebooks for place in claims_of(notebook, name))
+    stored = [
+        (name_of(path), nbformat.read(path, as_version=4)) for path in lectures(folder.parent) + controls(folder.parent)
+    ]
+    return page(place for name, notebook in stored for place in claims_of(notebook, name))
