@@ -18,7 +18,7 @@ def missing(message: str) -> None:
     pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while Playwright is up its loop runs in this thread, so no other may
 def chrome():
     if browser.CHROMIUM is None:
         missing("needs Chromium: apt-get install chromium")
