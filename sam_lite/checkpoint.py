@@ -15,14 +15,12 @@ from torch.optim import Optimizer
 from sam_lite import require
 from sam_lite.describe import settings_in, without_addresses, words
 
-FORMAT = "2"  # of the file; earlier ones had none
+FORMAT = "3"  # of the file; earlier ones had none
 
 
-def settings_of(model, data, optimizer, scheduler, **others) -> dict[str, str]:
+def settings_of(model, data, optimizer, **others) -> dict[str, str]:
     """In words, what must be the same for a training to go on; its end, `steps` or `stop_loss`, may be another."""
-    say = partial(
-        words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer, scheduler or optimizer)))
-    )
+    say = partial(words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer))))
     found = {"format": FORMAT, "torch": torch.__version__.partition("+")[0]}
     found |= {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}  # functions are compared by byte code
     found |= {name: say(value) for name, value in others.items()} | _layers(model)
@@ -30,13 +28,10 @@ def settings_of(model, data, optimizer, scheduler, **others) -> dict[str, str]:
         found[kind] = type(part).__name__
         told = {name: say(value) for name, value in settings_in(part).items() if not isinstance(value, Optimizer)}
         found |= {f"{name} of the {kind}" if name in found else name: value for name, value in told.items()}
-    found["scheduler"] = "None" if scheduler is None else type(scheduler).__name__
-    if scheduler is not None:
-        found |= {f"{name} of the scheduler": say(value) for name, value in settings_in(scheduler).items()}
     names = {id(p): name for name, p in model.named_parameters()}
     for i, group in enumerate(optimizer.param_groups):
         which = f" of group {i}" if len(optimizer.param_groups) > 1 else ""
-        found |= {name + which: say(value) for name, value in _at_first(group).items()}
+        found |= {name + which: say(value) for name, value in group.items() if name not in ("params", "param_names")}
         found["parameters of the optimizer" + which] = "\n".join(names[id(p)] for p in group["params"])
     return found | {name: say(values) for name, values in data._asdict().items()}
 
@@ -47,13 +42,6 @@ def _wrapped(optimizer: Optimizer) -> dict[str, Optimizer]:
     while inner := next((v for v in settings_in(inner).values() if isinstance(v, Optimizer)), None):
         found["base " * (len(found) - 1) + "base"] = inner
     return found
-
-
-def _at_first(group: dict) -> dict:
-    """The settings of a group of parameters as they were before any schedule."""
-    moving = {"params", "param_names", "initial_lr"}
-    moving |= {"momentum", "betas"} if "base_momentum" in group else set()  # which OneCycleLR and CyclicLR move
-    return {k: v for k, v in group.items() if k not in moving} | {"lr": group.get("initial_lr", group["lr"])}
 
 
 def _layers(model: torch.nn.Module) -> dict[str, str]:
@@ -68,7 +56,7 @@ def _layers(model: torch.nn.Module) -> dict[str, str]:
 
 
 def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generator], rows: list[dict]) -> None:
-    """Write the states of `parts` (model, optimizer, scheduler) and generators, and the rows recorded so far.
+    """Write the states of `parts` (model, optimizer) and generators, and the rows recorded so far.
 
     Raises ValueError for a state that could not be read again; the file that was there stays.
     """
