@@ -21,7 +21,16 @@ Ascent = Callable[[Params, Params, Radius], Params]  # (grads, params, rho) -> e
 def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     """The worst e with ||e||_2 <= rho: e = rho g / ||g||_2, one norm for all tensors of a model.
 
-    Foret, Kleiner, Mobahi, Neyshabur (ICLR 2021), eq. 2 with p = 2.
+    Args:
+        grads: gradient g of the loss, name -> (*shape).
+        params: weights, as every ascent is given them; not used here.
+        rho: radius of the ball, in the units of the weights.
+
+    Returns e, like `grads`. Foret, Kleiner, Mobahi, Neyshabur (ICLR 2021), eq. 2 with p = 2.
+
+    >>> import torch
+    >>> ascent({"w": torch.tensor([3.0, -4.0])}, {"w": torch.zeros(2)}, 0.5)["w"]
+    tensor([ 0.3000, -0.4000])
     """
     g = list(grads.values())
     size = _norm(g)
@@ -52,8 +61,18 @@ def adaptive_ascent(
 def p_ascent(p: float) -> Ascent:
     """The worst e with ||e||_p <= rho: e = rho sign(g) |g|^(q-1) / (||g||_q^q)^(1/p), 1/p + 1/q = 1.
 
-    Foret et al. (2021), eq. 2. p = 2 is `ascent`; p = inf moves every weight by rho; p = 1 only the one with the largest
-    gradient (equally large ones share rho). Raises ValueError for p < 1, which is no norm.
+    p = 2 is `ascent`; p = inf moves every weight by rho; p = 1 only the one with the largest gradient (equally large ones
+    share rho).
+
+    Args:
+        p: of the norm, from 1 to math.inf; less is no norm and raises ValueError.
+
+    Returns a function (grads, params, rho) -> e, to be used as `ascent`. Foret et al. (2021), eq. 2.
+
+    >>> import math, torch
+    >>> g, w = {"w": torch.tensor([3.0, -4.0])}, {"w": torch.zeros(2)}
+    >>> p_ascent(math.inf)(g, w, 0.5)["w"], p_ascent(1)(g, w, 0.5)["w"]
+    (tensor([ 0.5000, -0.5000]), tensor([ 0.0000, -0.5000]))
     """
     if p != math.inf:
         p = require.number("p", p, least=1, remedy="math.inf is allowed")

@@ -43,7 +43,20 @@ class Data(NamedTuple):
 
 
 def load(name: str, n_train=None, n_test=None, *, seed=0, folder=None, download=False) -> Data:
-    """The dataset called `name`, that of a function below; None stands for its own default size."""
+    """The dataset called `name`, made by the function of that name below.
+
+    Args:
+        name: "mnist1d", "digits", "fashion_mnist", "mnist" or "cifar10".
+        n_train, n_test: how many; None: as many as that function's own default.
+        seed: which sample.
+        folder: where the files of an image set are; None: where it is usually kept.
+        download: whether it may be fetched where it is missing.
+
+    Returns Data(x_train, y_train, x_test, y_test): x (n, *features), of mean 0 and variance 1, and labels y (n,).
+
+    >>> load("mnist1d", n_train=100, n_test=50).x_train.shape
+    torch.Size([100, 40])
+    """
     makers = {f.__name__: f for f in (mnist1d, digits, fashion_mnist, mnist, cifar10)}
     if name not in makers:
         raise ValueError(f"name must be one of {', '.join(makers)}, got {name!r}")

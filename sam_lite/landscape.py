@@ -33,7 +33,18 @@ class Trajectory(NamedTuple):
 def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, curved: bool = False) -> Values:
     """The loss at (1 - alpha) start + alpha end, within and beyond the ends, where it is exactly theirs: (n_alphas,).
 
-    Keskar et al. 2017, figure 3; curved as in their figure 7, at cos(alpha pi/2) start + sin(alpha pi/2) end.
+    Args:
+        loss: the loss as a function of the weights; may return several numbers in a tensor.
+        start, end: weights, name -> (*shape).
+        alphas: the points, such as torch.linspace(-1, 2, 25).
+        curved: at cos(alpha pi/2) start + sin(alpha pi/2) end instead.
+
+    Keskar et al. 2017, figures 3 and 7.
+
+    >>> import torch
+    >>> line(lambda p: (p["w"] ** 2).sum(), {"w": torch.zeros(1)}, {"w": torch.ones(1)}, [0, 0.5, 1, 2])
+    tensor([0.0000, 0.2500, 1.0000, 4.0000])
+
     A `loss_of` keeps its model's batch statistics all along: between batch-norm nets use `batchnorm.loss_between`.
     """
     _check_alike(start, "end", end)

@@ -16,7 +16,19 @@ NORMS = (None, "batch", "group", "ghost")
 
 
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """`make()` with the initial weights that `seed` stands for; the global random state stays as it was."""
+    """`make()` with the initial weights that `seed` stands for; the global random state stays as it was.
+
+    Args:
+        make: builds a model, on the CPU.
+        seed: an integer >= 0.
+
+    >>> build(lambda: mlp(40, [100], 10), seed=0)
+    Sequential(
+      (0): Linear(in_features=40, out_features=100, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=100, out_features=10, bias=True)
+    )
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(require.seed(seed))
         model = make()
@@ -32,7 +44,12 @@ def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 def mlp(n_in: int, widths: Sequence[int], n_out: int, activation="relu", norm=None, ghost_size=128) -> nn.Sequential:
     """Linear layers of these widths, each followed by its norm, if any, and the activation: (n, n_in) -> (n, n_out).
 
-    activation: one of ACTIVATIONS. norm: one of NORMS. ghost_size: points that a "ghost" norm takes together.
+    Args:
+        n_in, n_out: numbers in, numbers out.
+        widths: of the hidden layers, such as [100, 100].
+        activation: one of ACTIVATIONS.
+        norm: one of NORMS.
+        ghost_size: points that a "ghost" norm takes together.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")

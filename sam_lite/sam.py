@@ -27,8 +27,22 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
     """grad L(w + e), and the value L(w) at the unperturbed weights.
 
     As in the paper e counts as a constant: its derivative, a Hessian term, is dropped.
+
+    Args:
+        loss: the loss as a function of the weights, such as `loss_of(model, x, y)`. It may be random, with dropout in
+            it: both gradients see the same random numbers, as in the authors' code.
+        params: weights w, name -> (*shape).
+        rho: radius of the climb, in the norm of `ascent`; 0 gives the plain gradient.
+        ascent: the climb, such as `p_ascent(1)`.
+
+    Returns SAM's gradient, like `params`, and the loss at w, a scalar. ValueError: rho < 0, sparse or half precision.
     An ensemble with a radius each: `vmap(lambda p, rho: sam_gradient(loss, p, rho))(params, rhos)`.
-    A loss may be random, with dropout in it: both gradients see the same random numbers, as in the authors' code.
+
+    >>> import torch
+    >>> loss = lambda p: (p["w"] ** 2).sum() / 2
+    >>> gradient, value = sam_gradient(loss, {"w": torch.tensor([3.0, 4.0])}, rho=0.5)
+    >>> gradient["w"], value
+    (tensor([3.3000, 4.4000]), tensor(12.5000))
     """
     rho = require.number("rho", rho, least=0)
     pure.check_precision(params)
@@ -58,11 +72,30 @@ def m_sam_gradient(losses: Sequence[Loss], params: Params, rho: Radius, *, sizes
 class SAM(Optimizer):
     """SAM around any optimizer: `SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)`.
 
+    Args:
+        base_optimizer: one that steps from one gradient, such as SGD and Adam.
+        rho: radius of the climb, in the norm of `ascent`, usually 0.01 to 0.5; 0: the base alone.
+        ascent: the climb, such as `p_ascent(1)` or `adaptive_ascent`.
+        every: climb in every so many-th step only, which is cheaper; the others are exactly the base's.
+        start: steps before the first climb; math.inf: never.
+        probability: with which a step climbs.
+        seed: of these draws.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = SAM(torch.optim.SGD([w], lr=1.0), rho=0.5)
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = (w**2).sum() / 2
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure).item(), w.data, optimizer.gradients
+    (12.5, tensor([-0.3000, -0.4000]), 2)
+
     Groups and state are the base's own, so schedulers and checkpoints work. Weight decay is the base's, at w, and in
     neither loss (PyTorch's choice; the authors' code has it in both). Where the base maximizes, the worst point is the
-    lowest. Nothing waits for the device: NaN and inf reach the base as without SAM. Cheaper: perturb in every `every`-th
-    step, after `start` steps (math.inf: never), with `probability`; other steps are exactly the base's. `steps`,
-    `sam_steps` (those perturbed), `gradients` (passes) count what `step` did. All settings may be changed on the way.
+    lowest. Nothing waits for the device: NaN and inf reach the base as without SAM. `steps`, `sam_steps` (those that
+    climbed) and `gradients` (passes) count what `step` did. All settings may be changed on the way.
 
     `optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's
     step, where closure() does zero_grad, forward, backward and returns the loss. Both passes draw the same random
