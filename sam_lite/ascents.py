@@ -7,6 +7,7 @@ The size of the gradient does not matter. A zero gradient gives a zero step; one
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from sam_lite import require
 from sam_lite.params import Params, in_range, nonzero
 
-Radius = float | Tensor  # a tensor without dimensions, such as one of many radii under vmap
+Radius: TypeAlias = float | Tensor  # a tensor without dimensions, such as one of many radii under vmap
 Ascent = Callable[[Params, Params, Radius], Params]  # (grads, params, rho) -> e
 
 
@@ -32,7 +33,7 @@ def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     >>> ascent({"w": torch.tensor([3.0, -4.0])}, {"w": torch.zeros(2)}, 0.5)["w"]
     tensor([ 0.3000, -0.4000])
     """
-    g = list(grads.values())
+    g: Sequence[Tensor] = list(grads.values())
     size = _norm(g)
     if not _sure(size):  # of what has a size whose square is a number
         g = _each(torch._foreach_div, torch.div, g, in_range(size))
@@ -98,7 +99,7 @@ def checked(e: Params, params: Params) -> Params:
     return e
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(_each(torch._foreach_norm, torch.linalg.vector_norm, tensors)))
 
 
@@ -114,7 +115,7 @@ def _sure(size: Tensor) -> bool:
     return bool(((size > root) & (size < 1 / root)).all())
 
 
-def _each(together: Callable, single: Callable, tensors: list[Tensor], *args: Tensor) -> Sequence[Tensor]:
+def _each(together: Callable, single: Callable, tensors: Sequence[Tensor], *args: Tensor) -> Sequence[Tensor]:
     """One operation for all tensors together, many times faster on a GPU; one for each under vmap, which has no such."""
     if torch._C._functorch.peek_interpreter_stack() is None:
         return together(tensors, *args)

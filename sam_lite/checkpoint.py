@@ -7,9 +7,11 @@ import warnings
 from collections import Counter, OrderedDict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from sam_lite import require
@@ -18,7 +20,7 @@ from sam_lite.describe import settings_in, without_addresses, words
 FORMAT = "3"  # of the file; earlier ones had none
 
 
-def settings_of(model, data, optimizer, **others) -> dict[str, str]:
+def settings_of(model: nn.Module, data: Any, optimizer: Optimizer, **others) -> dict[str, str]:
     """In words, what must be the same for a training to go on; its end, `steps` or `stop_loss`, may be another."""
     say = partial(words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer))))
     found = {"format": FORMAT, "torch": torch.__version__.partition("+")[0]}
@@ -44,7 +46,7 @@ def _wrapped(optimizer: Optimizer) -> dict[str, Optimizer]:
     return found
 
 
-def _layers(model: torch.nn.Module) -> dict[str, str]:
+def _layers(model: nn.Module) -> dict[str, str]:
     parameters = model.named_parameters()
     shapes = [f"{k} {tuple(p.shape)} {p.dtype}{'' if p.requires_grad else ' frozen'}" for k, p in parameters]
     resting = [name for name, layer in model.named_modules() if model.training and not layer.training]
@@ -130,10 +132,11 @@ def _where_they_part(before: str, now: str) -> tuple[str, str]:
     """Of two texts of many lines the first that differ."""
     lines = [text.splitlines() for text in (before, now)]
     at = next((i for i, (a, b) in enumerate(zip(*lines, strict=False)) if a != b), min(map(len, lines)))
-    return tuple(text[at].strip() if at < len(text) else "nothing" for text in lines)
+    first, second = (text[at].strip() if at < len(text) else "nothing" for text in lines)
+    return first, second
 
 
-def _plain(state: object) -> object:
+def _plain(state: Any) -> Any:
     """The same with Python's numbers for NumPy's, which torch would write but not read again."""
     if type(state) in (dict, Counter) or (type(state) is OrderedDict and not hasattr(state, "_metadata")):
         return type(state)({_plain(key): _plain(value) for key, value in state.items()})

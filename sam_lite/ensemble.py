@@ -102,7 +102,7 @@ def train_ensemble(
     n_models, n_train = len(seeds), len(data.x_train)
     batch_size, steps = require.whole("batch_size", batch_size, most=n_train), require.whole("steps", steps)
     every = max(25, n_train // batch_size) if check_every is None else require.whole("check_every", check_every)
-    record_every = None if record_every is None else require.whole("record_every", record_every)
+    record_every = require.whole("record_every", record_every) if record_every is not None else 0  # 0: never
     stop_loss = None if stop_loss is None else require.number("stop_loss", stop_loss, above=0)
     hyper = starting.settings(n_models, lr=lr, momentum=momentum, weight_decay=weight_decay, rho=rho, dropout=dropout)
     model, start = starting.models(make, data, seeds, start)
@@ -124,7 +124,7 @@ def train_ensemble(
                     for step in range(1, steps + 1):
                         advance(group, step)
                         tell(1)
-                        recorded = bool(record_every) and step % record_every == 0
+                        recorded = record_every > 0 and step % record_every == 0
                         if recorded or step % every == 0 or step == steps:
                             ended = look(group, recorded, run.rows)
                             if group.keep(~ended, run) == 0:

@@ -7,8 +7,8 @@ ValueError for numbers that are none or not finite, for names or shapes that dif
 """
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from sam_lite import pure, require
 from sam_lite.params import Loss, Params, add, dot, from_vector, member, norm
 
-Values = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+Values: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 class Trajectory(NamedTuple):
@@ -105,7 +105,7 @@ def trajectory(loss: Loss, points: Params) -> Trajectory:
     return Trajectory((first, second), coordinates, sizes[:2] ** 2 / (sizes**2).sum(), losses, in_plane)
 
 
-def _stack(values: list[Values]) -> Values:
+def _stack(values: Sequence) -> Any:
     if isinstance(values[0], dict):
         return {name: torch.stack([torch.as_tensor(v[name]) for v in values]) for name in values[0]}
     if isinstance(values[0], tuple):

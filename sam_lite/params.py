@@ -90,7 +90,8 @@ def loss_of(
         params = {name: p.to(x if x.is_floating_point() else x.device) for name, p in params.items()}
     noisy = [f"layer {name!r} is {type(m).__name__} in training mode" for name, m in model.named_modules() if _drops(m)]
     value = pure.repeated(loss, params, ", ".join(noisy[:3]))
-    loss.checked, loss.size = isinstance(value, Tensor) and value.ndim == 0, _size(y, criterion)
+    loss.checked = isinstance(value, Tensor) and value.ndim == 0  # type: ignore[attr-defined]
+    loss.size = _size(y, criterion)  # type: ignore[attr-defined]
     return loss
 
 
@@ -106,10 +107,10 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
     if not losses:
         raise require.error("the number of losses", "at least 1", 0)
     pairs = [one if isinstance(one, tuple) else (one, None) for one in losses]
-    sizes = [size for _, size in pairs]
+    sizes: list = [size for _, size in pairs]
     if sizes == [None] * len(sizes):
-        known = [getattr(one, "size", None) for one, _ in pairs]
-        known = [float(size) for size in known if size is not None and not getattr(size, "is_meta", False)]
+        told = [getattr(one, "size", None) for one, _ in pairs]
+        known = [float(size) for size in told if size is not None and not getattr(size, "is_meta", False)]
         if known and max(known) > min(known) * (1 + 1e-6):
             raise require.error("losses alone", "of equal size", known, "give pairs (loss, size) to weigh them")
         sizes = [1] * len(sizes)

@@ -54,16 +54,17 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
         return grad(loss)(climbed), value
 
 
-def m_sam_gradient(losses: Sequence[Loss], params: Params, rho: Radius, *, sizes: Sequence[float] = (), ascent=ascent):
+def m_sam_gradient(
+    losses: Sequence[Loss], params: Params, rho: Radius, *, sizes: Sequence[float] = (), ascent: Ascent = ascent
+):
     """m-SAM (Foret et al. 2021, sec. 4.1): the mean over chunks of m samples of their `sam_gradient`, and of their L(w).
 
     losses: one for each chunk, and sizes: their m, if they differ; or pairs (loss, size), as `params.shares` takes them.
     Equal chunks are faster mapped, then averaged:
     `vmap(lambda x, y: sam_gradient(lambda p: f(p, x, y), params, rho))(xs, ys)`.
     """
-    losses = list(zip(losses, sizes, strict=True)) if len(sizes) else losses
     grads, value = {name: torch.zeros_like(p) for name, p in params.items()}, 0.0
-    for loss, share in shares(losses):
+    for loss, share in shares(list(zip(losses, sizes, strict=True)) if len(sizes) else losses):
         g, v = sam_gradient(loss, params, rho, ascent=ascent)
         grads, value = add(grads, g, share), value + v * share
     return grads, value
@@ -112,7 +113,15 @@ class SAM(Optimizer):
     """
 
     def __init__(
-        self, base_optimizer: Optimizer, rho: float, *, ascent=ascent, every=1, start=0, probability=1, seed=0
+        self,
+        base_optimizer: Optimizer,
+        rho: float,
+        *,
+        ascent: Ascent = ascent,
+        every: float = 1,
+        start: float = 0,
+        probability: float = 1,
+        seed: int = 0,
     ):
         if not isinstance(base_optimizer, Optimizer):
             raise TypeError(f"base_optimizer must be an optimizer, as in SAM(SGD(...), rho), got {base_optimizer!r}")
@@ -195,7 +204,7 @@ class SAM(Optimizer):
         params = [(p, group.get("maximize", False)) for group in self.param_groups for p in group["params"]]
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
         if len(set(names)) < len(params):  # none given, or some twice
-            names = map(str, range(len(params)))
+            names = list(map(str, range(len(params))))
         used = [(name, p, up) for name, (p, up) in zip(names, params, strict=True) if p.grad is not None]
         if used:
             weights, moved = {name: p for name, p, _ in used}, [p for _, p, _ in used]

@@ -42,7 +42,15 @@ class Average(NamedTuple):
 
 @torch.no_grad()
 def box_sharpness(
-    loss: Losses, params: Params, radius: float, *, directions=None, starts=1, steps=15, seed=0, method=climb.box
+    loss: Losses,
+    params: Params,
+    radius: float,
+    *,
+    directions: Tensor | None = None,
+    starts: int | Tensor = 1,
+    steps: int = 15,
+    seed: int = 0,
+    method: climb.Climb = climb.box,
 ) -> Sharpness:
     """Keskar's sharpness: the highest loss in a small box around the weights, in percent of 1 + loss.
 
@@ -60,7 +68,14 @@ def box_sharpness(
 
 
 def box_sharpness_lbfgs(
-    loss: Losses, params: Params, radius: float, *, directions=None, starts: int | Tensor = 1, steps=10, seed=0
+    loss: Losses,
+    params: Params,
+    radius: float,
+    *,
+    directions: Tensor | None = None,
+    starts: int | Tensor = 1,
+    steps: int = 10,
+    seed: int = 0,
 ) -> Sharpness:
     """`box_sharpness` as in the paper: by 10 iterations of L-BFGS-B (SciPy's), for one model, not under vmap."""
     where = {"directions": directions, "starts": starts, "steps": steps, "seed": seed}
@@ -69,7 +84,14 @@ def box_sharpness_lbfgs(
 
 @torch.no_grad()
 def worst_sharpness(
-    loss: Losses, params: Params, radius: float, *, adaptive=False, starts: int | Tensor = 3, steps=20, seed=0
+    loss: Losses,
+    params: Params,
+    radius: float,
+    *,
+    adaptive: bool = False,
+    starts: int | Tensor = 3,
+    steps: int = 20,
+    seed: int = 0,
 ) -> Sharpness:
     """The largest rise within a distance: max of L(w + e) - L(w) over ||e||_2 <= radius (Foret et al. 2021, eq. 1).
 
@@ -123,7 +145,7 @@ def ascent_sharpness(loss: Losses, params: Params, radius: float, *, ascent: sam
 
 @torch.no_grad()
 def average_sharpness(
-    loss: Losses, params: Params, radius: float, *, adaptive=False, samples: int | Tensor = 100, seed=0
+    loss: Losses, params: Params, radius: float, *, adaptive: bool = False, samples: int | Tensor = 100, seed: int = 0
 ) -> Average:
     """The mean rise at a distance: L(w + radius u) - L(w), over u uniform on the unit sphere, and its standard error.
 
@@ -151,7 +173,7 @@ def average_sharpness(
     return Average(rises.mean(), base, rises.std() / len(points) ** 0.5, status)
 
 
-def m_sharpness(losses: Losses, params: Params, radius: float, *, measure=worst_sharpness) -> Tensor:
+def m_sharpness(losses: Losses, params: Params, radius: float, *, measure: Callable = worst_sharpness) -> Tensor:
     """Mean over batches of m, each a loss with its own worst point (Foret et al. 2021). measure: any function above."""
     found = [(share, measure(loss, params, radius)) for loss, share in shares(losses)]
     if not all(hasattr(one, "value") for _, one in found):

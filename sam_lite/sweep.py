@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,7 +35,7 @@ def run(
     folder: str | Path,
     *,
     version: str = "",
-    client=None,
+    client: Any = None,
     limit: float | None = None,
     progress: Callable | None = None,
 ) -> pd.DataFrame:

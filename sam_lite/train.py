@@ -87,7 +87,7 @@ def train(
     n = len(data.x_train)
     batch_size, steps = require.whole("batch_size", batch_size, most=n), require.whole("steps", steps)
     every = max(25, n // batch_size) if check_every is None else require.whole("check_every", check_every)
-    record_every = record_every if record_every is None else require.whole("record_every", record_every)
+    record_every = require.whole("record_every", record_every) if record_every is not None else 0  # 0: never
     stop_loss = None if stop_loss is None else require.number("stop_loss", stop_loss, above=0)
     _check(model, data, optimizer, criterion)
     batch, rows, status = _Batch(model, optimizer, criterion, autocast), [], ""
@@ -116,7 +116,7 @@ def train(
                 set_rate(batch.step)
                 batch.take(data.x_train[index], data.y_train[index])
                 tell(1)
-                recorded = bool(record_every) and batch.step % record_every == 0
+                recorded = record_every > 0 and batch.step % record_every == 0
                 checked = batch.step % every == 0 or batch.step == steps
                 if not (recorded or checked):
                     continue
@@ -168,7 +168,9 @@ class _Batch:
         return {"step": self.step, "gradients": self.gradients}
 
 
-def evaluate(model: nn.Module, x: Tensor, y: Tensor, criterion=F.cross_entropy, chunk=2048) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, x: Tensor, y: Tensor, criterion: Callable = F.cross_entropy, chunk: int = 2048
+) -> tuple[float, float]:
     """The loss of all points together, and accuracy, in evaluation mode; the model's mode is put back.
 
     The model sees `chunk` points at a time, the criterion all outputs at once: with class weights or a sum, too, its

@@ -5,13 +5,14 @@ settings are not zero) and `each(name, like)` (a setting of each model, shaped t
 """
 
 import math
+from typing import Any
 
 import torch
 
 from sam_lite.params import Params
 
 
-def sgd(group, grads: Params, step: int, factor: float) -> None:
+def sgd(group: Any, grads: Params, step: int, factor: float) -> None:
     """torch.optim.SGD's arithmetic: buffer = momentum buffer + g + weight_decay w, then w -= lr buffer."""
     grads = _decayed(group, grads)
     if group.uses["momentum"]:
@@ -24,7 +25,7 @@ def sgd(group, grads: Params, step: int, factor: float) -> None:
         group.params[name].addcmul_(g, group.each("lr", g), value=-factor)
 
 
-def adam(group, grads: Params, step: int, factor: float) -> None:
+def adam(group: Any, grads: Params, step: int, factor: float) -> None:
     """torch.optim.Adam's arithmetic with its default settings (Kingma and Ba 2015, Algorithm 1)."""
     grads, (b1, b2), eps = _decayed(group, grads), (0.9, 0.999), 1e-8
     if not group.moments:
