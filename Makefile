@@ -19,7 +19,7 @@ help:
 	@echo "make site       write pages of the lectures and exercises as they are stored, to _site/"
 	@echo "make slides     write the lectures as slides, to _slides/"
 	@echo "make test       all tests, and every notebook cell against its stored output"
-	@echo "make check      the quick part: style, and the tests that take seconds"
+	@echo "make check      the quick part: style, types, and the tests that take seconds"
 	@echo "make bench      speed against other tools, as ratios"
 	@echo "make study      make the recorded study of ten thousand models anew, in about two hours"
 	@echo "make record     run the lectures and store what they say (the only way to change an output)"
@@ -47,6 +47,7 @@ nbval: all
 check: all
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(TESTS) --dist loadgroup -m "not slow" tests
 
 bench: all
@@ -59,7 +60,7 @@ record: all
 	$(RUN) tools/record.py
 
 clean:
-	rm -rf .venv _site _slides build dist .pytest_cache .ruff_cache
+	rm -rf .venv _site _slides build dist .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 course all:

@@ -7,6 +7,7 @@ The size of the gradient does not matter. A zero gradient gives a zero step; one
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,16 +15,25 @@ from torch import Tensor
 from sam_lite import require
 from sam_lite.params import Params, in_range, nonzero
 
-Radius = float | Tensor  # a tensor without dimensions, such as one of many radii under vmap
+Radius: TypeAlias = float | Tensor  # a tensor without dimensions, such as one of many radii under vmap
 Ascent = Callable[[Params, Params, Radius], Params]  # (grads, params, rho) -> e
 
 
 def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     """The worst e with ||e||_2 <= rho: e = rho g / ||g||_2, one norm for all tensors of a model.
 
-    Foret, Kleiner, Mobahi, Neyshabur (ICLR 2021), eq. 2 with p = 2.
+    Args:
+        grads: gradient g of the loss, name -> (*shape).
+        params: weights, as every ascent is given them; not used here.
+        rho: radius of the ball, in the units of the weights.
+
+    Returns e, like `grads`. Foret, Kleiner, Mobahi, Neyshabur (ICLR 2021), eq. 2 with p = 2.
+
+    >>> import torch
+    >>> ascent({"w": torch.tensor([3.0, -4.0])}, {"w": torch.zeros(2)}, 0.5)["w"]
+    tensor([ 0.3000, -0.4000])
     """
-    g = list(grads.values())
+    g: Sequence[Tensor] = list(grads.values())
     size = _norm(g)
     if not _sure(size):  # of what has a size whose square is a number
         g = _each(torch._foreach_div, torch.div, g, in_range(size))
@@ -52,8 +62,18 @@ def adaptive_ascent(
 def p_ascent(p: float) -> Ascent:
     """The worst e with ||e||_p <= rho: e = rho sign(g) |g|^(q-1) / (||g||_q^q)^(1/p), 1/p + 1/q = 1.
 
-    Foret et al. (2021), eq. 2. p = 2 is `ascent`; p = inf moves every weight by rho; p = 1 only the one with the largest
-    gradient (equally large ones share rho). Raises ValueError for p < 1, which is no norm.
+    p = 2 is `ascent`; p = inf moves every weight by rho; p = 1 only the one with the largest gradient (equally large ones
+    share rho).
+
+    Args:
+        p: of the norm, from 1 to math.inf; less is no norm and raises ValueError.
+
+    Returns a function (grads, params, rho) -> e, to be used as `ascent`. Foret et al. (2021), eq. 2.
+
+    >>> import math, torch
+    >>> g, w = {"w": torch.tensor([3.0, -4.0])}, {"w": torch.zeros(2)}
+    >>> p_ascent(math.inf)(g, w, 0.5)["w"], p_ascent(1)(g, w, 0.5)["w"]
+    (tensor([ 0.5000, -0.5000]), tensor([ 0.0000, -0.5000]))
     """
     if p != math.inf:
         p = require.number("p", p, least=1, remedy="math.inf is allowed")
@@ -79,7 +99,7 @@ def checked(e: Params, params: Params) -> Params:
     return e
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(_each(torch._foreach_norm, torch.linalg.vector_norm, tensors)))
 
 
@@ -95,7 +115,7 @@ def _sure(size: Tensor) -> bool:
     return bool(((size > root) & (size < 1 / root)).all())
 
 
-def _each(together: Callable, single: Callable, tensors: list[Tensor], *args: Tensor) -> Sequence[Tensor]:
+def _each(together: Callable, single: Callable, tensors: Sequence[Tensor], *args: Tensor) -> Sequence[Tensor]:
     """One operation for all tensors together, many times faster on a GPU; one for each under vmap, which has no such."""
     if torch._C._functorch.peek_interpreter_stack() is None:
         return together(tensors, *args)

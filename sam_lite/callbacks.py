@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
+from typing import Any
 
 from sam_lite import require
 
@@ -10,7 +11,7 @@ from sam_lite import require
 @contextmanager
 def bar(progress: Callable | None, **settings) -> Iterator[Callable[[int], object]]:
     """progress(**settings), such as tqdm, which is closed at the end; yields its `update`. With None nobody is told."""
-    made = progress(**settings) if callable(progress) else progress
+    made: Any = progress(**settings) if callable(progress) else progress
     if progress is None:
         yield lambda n: None
         return
@@ -31,8 +32,8 @@ def kept(so_far: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.so_far = so_far()
-        if error.so_far is not None:
+        error.so_far = there = so_far()  # type: ignore[attr-defined]
+        if there is not None:
             error.add_note("The training until then is not lost: it is the attribute `so_far` of this error.")
         raise
 
@@ -53,7 +54,7 @@ def columns(found: object, reserved: Iterable[str], n_models: int | None = None)
     return {name: _each(name, value, n_models) for name, value in found.items()}
 
 
-def _one(name: str, value: object) -> object:
+def _one(name: str, value: Any) -> Any:
     plain = value.item() if hasattr(value, "item") and getattr(value, "size", None) in (1, ()) else value
     plain = value.item() if hasattr(value, "numel") and value.numel() == 1 else plain
     if not (plain is None or isinstance(plain, (str, Real))):
@@ -61,7 +62,7 @@ def _one(name: str, value: object) -> object:
     return plain if plain is None or isinstance(plain, (str, int, float)) else float(plain)
 
 
-def _each(name: str, value: object, n_models: int) -> list:
+def _each(name: str, value: Any, n_models: int) -> list:
     plain = value.tolist() if hasattr(value, "tolist") else value
     values = list(plain) if isinstance(plain, (list, tuple)) else [plain] * n_models
     if len(values) != n_models:

@@ -7,22 +7,22 @@ import warnings
 from collections import Counter, OrderedDict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from sam_lite import require
 from sam_lite.describe import settings_in, without_addresses, words
 
-FORMAT = "2"  # of the file; earlier ones had none
+FORMAT = "3"  # of the file; earlier ones had none
 
 
-def settings_of(model, data, optimizer, scheduler, **others) -> dict[str, str]:
+def settings_of(model: nn.Module, data: Any, optimizer: Optimizer, **others) -> dict[str, str]:
     """In words, what must be the same for a training to go on; its end, `steps` or `stop_loss`, may be another."""
-    say = partial(
-        words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer, scheduler or optimizer)))
-    )
+    say = partial(words, own=frozenset(map(id, (*model.modules(), *model.parameters(), optimizer))))
     found = {"format": FORMAT, "torch": torch.__version__.partition("+")[0]}
     found |= {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}  # functions are compared by byte code
     found |= {name: say(value) for name, value in others.items()} | _layers(model)
@@ -30,13 +30,10 @@ def settings_of(model, data, optimizer, scheduler, **others) -> dict[str, str]:
         found[kind] = type(part).__name__
         told = {name: say(value) for name, value in settings_in(part).items() if not isinstance(value, Optimizer)}
         found |= {f"{name} of the {kind}" if name in found else name: value for name, value in told.items()}
-    found["scheduler"] = "None" if scheduler is None else type(scheduler).__name__
-    if scheduler is not None:
-        found |= {f"{name} of the scheduler": say(value) for name, value in settings_in(scheduler).items()}
     names = {id(p): name for name, p in model.named_parameters()}
     for i, group in enumerate(optimizer.param_groups):
         which = f" of group {i}" if len(optimizer.param_groups) > 1 else ""
-        found |= {name + which: say(value) for name, value in _at_first(group).items()}
+        found |= {name + which: say(value) for name, value in group.items() if name not in ("params", "param_names")}
         found["parameters of the optimizer" + which] = "\n".join(names[id(p)] for p in group["params"])
     return found | {name: say(values) for name, values in data._asdict().items()}
 
@@ -49,14 +46,7 @@ def _wrapped(optimizer: Optimizer) -> dict[str, Optimizer]:
     return found
 
 
-def _at_first(group: dict) -> dict:
-    """The settings of a group of parameters as they were before any schedule."""
-    moving = {"params", "param_names", "initial_lr"}
-    moving |= {"momentum", "betas"} if "base_momentum" in group else set()  # which OneCycleLR and CyclicLR move
-    return {k: v for k, v in group.items() if k not in moving} | {"lr": group.get("initial_lr", group["lr"])}
-
-
-def _layers(model: torch.nn.Module) -> dict[str, str]:
+def _layers(model: nn.Module) -> dict[str, str]:
     parameters = model.named_parameters()
     shapes = [f"{k} {tuple(p.shape)} {p.dtype}{'' if p.requires_grad else ' frozen'}" for k, p in parameters]
     resting = [name for name, layer in model.named_modules() if model.training and not layer.training]
@@ -68,7 +58,7 @@ def _layers(model: torch.nn.Module) -> dict[str, str]:
 
 
 def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generator], rows: list[dict]) -> None:
-    """Write the states of `parts` (model, optimizer, scheduler) and generators, and the rows recorded so far.
+    """Write the states of `parts` (model, optimizer) and generators, and the rows recorded so far.
 
     Raises ValueError for a state that could not be read again; the file that was there stays.
     """
@@ -142,10 +132,11 @@ def _where_they_part(before: str, now: str) -> tuple[str, str]:
     """Of two texts of many lines the first that differ."""
     lines = [text.splitlines() for text in (before, now)]
     at = next((i for i, (a, b) in enumerate(zip(*lines, strict=False)) if a != b), min(map(len, lines)))
-    return tuple(text[at].strip() if at < len(text) else "nothing" for text in lines)
+    first, second = (text[at].strip() if at < len(text) else "nothing" for text in lines)
+    return first, second
 
 
-def _plain(state: object) -> object:
+def _plain(state: Any) -> Any:
     """The same with Python's numbers for NumPy's, which torch would write but not read again."""
     if type(state) in (dict, Counter) or (type(state) is OrderedDict and not hasattr(state, "_metadata")):
         return type(state)({_plain(key): _plain(value) for key, value in state.items()})

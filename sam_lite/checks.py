@@ -1,6 +1,6 @@
 """Checks of the exercises: is this answer right, and if not, which known mistake does it look like?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def expect(
         raise AssertionError(f"{what}: {problem}.")
 
 
-def expect_error(what: str, call, error: type[Exception], *, about: str = "") -> None:
+def expect_error(what: str, call: Callable[[], object], error: type[Exception], *, about: str = "") -> None:
     """Pass in silence if `call()` raises `error` with `about` in its message."""
     try:
         call()

@@ -33,7 +33,7 @@ class Claim(NamedTuple):
     paper: str
     here: str
     bound: str
-    count: str  # "10 seeds"; without chance "exact", or "computed" where some tolerance is allowed
+    count: str  # type: ignore[assignment]  # of a tuple, which nobody asks for; "10 seeds"; without chance "exact", or "computed" where some tolerance is allowed
     slide: str
     margin: float  # half-widths of the interval between the mean and the bound that decides; nan if open
     n: int  # seeds; 0 without chance

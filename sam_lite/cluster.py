@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 PATIENCE = 10  # seconds after which Dask is asked whether it still works at the jobs
 ABSENT = 300  # seconds for which all workers may be away, once there were some
 
 
-def tables_of(work: Callable, jobs: dict[str, dict], client, limit: float | None) -> Iterator[tuple[str, object]]:
+def tables_of(work: Callable, jobs: dict[str, dict], client: Any, limit: float | None) -> Iterator[tuple[str, object]]:
     """(name, what `work(**job)` returned or raised), as the jobs end; TimeoutError for those left after `limit` seconds
     without one. What Dask lost with a worker, and would wait for without end, is done anew.
 
@@ -22,7 +23,7 @@ def tables_of(work: Callable, jobs: dict[str, dict], client, limit: float | None
     ended, done, seen = as_completed(list(futures)), 0, bool(client.nthreads())
     try:
         while futures:
-            event = _next_event(ended, client, limit, seen or done)
+            event = _next_event(ended, client, limit, seen or done > 0)
             if event == "late":
                 error = TimeoutError(f"no job ended within {limit:g} seconds: limit")
                 yield from ((name, error) for name in futures.values())

@@ -5,8 +5,9 @@ labels are int64. `seed` says which points; the same seed gives the same points 
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,12 +43,35 @@ class Data(NamedTuple):
         return self
 
 
-def load(name: str, n_train=None, n_test=None, *, seed=0, folder=None, download=False) -> Data:
-    """The dataset called `name`, that of a function below; None stands for its own default size."""
+def load(
+    name: str,
+    n_train: int | None = None,
+    n_test: int | None = None,
+    *,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    download: bool = False,
+) -> Data:
+    """The dataset called `name`, made by the function of that name below.
+
+    Args:
+        name: "mnist1d", "digits", "fashion_mnist", "mnist" or "cifar10".
+        n_train, n_test: how many; None: as many as that function's own default.
+        seed: which sample.
+        folder: where the files of an image set are; None: where it is usually kept.
+        download: whether it may be fetched where it is missing.
+
+    Returns Data(x_train, y_train, x_test, y_test): x (n, *features), of mean 0 and variance 1, and labels y (n,).
+
+    >>> load("mnist1d", n_train=100, n_test=50).x_train.shape
+    torch.Size([100, 40])
+    """
     makers = {f.__name__: f for f in (mnist1d, digits, fashion_mnist, mnist, cifar10)}
     if name not in makers:
         raise ValueError(f"name must be one of {', '.join(makers)}, got {name!r}")
-    settings = {key: n for key, n in (("n_train", n_train), ("n_test", n_test)) if n is not None} | {"seed": seed}
+    settings: dict[str, Any] = {key: n for key, n in (("n_train", n_train), ("n_test", n_test)) if n is not None} | {
+        "seed": seed
+    }
     settings |= {"folder": folder, "download": download} if name not in ("mnist1d", "digits") else {}
     return makers[name](**settings)
 
@@ -121,35 +145,56 @@ def digits(n_train: int = 1000, n_test: int | None = None, *, seed: int = 0) -> 
     n_train = require.whole("n_train", n_train, most=len(x) - 1)
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(require.seed(seed)))
     train, test = chosen[:n_train], chosen[n_train:]
-    return _subset(x[train], y[train], x[test], y[test], None, n_test, seed)
+    return _subset([x[train], y[train], x[test], y[test]], None, n_test, seed)
 
 
-def fashion_mnist(n_train=None, n_test=None, *, folder=None, seed=0, download=False) -> Data:
+def fashion_mnist(
+    n_train: int | None = None,
+    n_test: int | None = None,
+    *,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> Data:
     """Photographs of clothes, 28 x 28 pixels in a row: (n, 784), 10 classes; 60,000 and 10,000 unless told fewer.
 
     Xiao, Rasul and Vollgraf 2017. Read from `folder`, or else from Debian's package, or else from an earlier download.
     """
-    return _subset(*images.idx("fashion_mnist", folder, download), n_train, n_test, seed)
+    return _subset(images.idx("fashion_mnist", folder, download), n_train, n_test, seed)
 
 
-def mnist(n_train=None, n_test=None, *, folder=None, seed=0, download=False) -> Data:
+def mnist(
+    n_train: int | None = None,
+    n_test: int | None = None,
+    *,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> Data:
     """Handwritten digits (LeCun et al. 1998), 28 x 28 pixels in a row: (n, 784), 10 classes; 60,000 and 10,000."""
-    return _subset(*images.idx("mnist", folder, download), n_train, n_test, seed)
+    return _subset(images.idx("mnist", folder, download), n_train, n_test, seed)
 
 
-def cifar10(n_train=None, n_test=None, *, folder=None, seed=0, download=False) -> Data:
+def cifar10(
+    n_train: int | None = None,
+    n_test: int | None = None,
+    *,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> Data:
     """Colour photographs (Krizhevsky 2009): (n, 3, 32, 32), 10 classes; 50,000 and 10,000. Needs torchvision."""
-    return _subset(*images.cifar10(folder, download), n_train, n_test, seed)
+    return _subset(images.cifar10(folder, download), n_train, n_test, seed)
 
 
-def _subset(x_train, y_train, x_test, y_test, n_train, n_test, seed) -> Data:
+def _subset(parts: Sequence[Tensor], n_train: int | None, n_test: int | None, seed: int) -> Data:
     """Random images of each part, bytes of (n, *features), as Data."""
-    generator, parts = torch.Generator().manual_seed(require.seed(seed)), []
-    for name, x, y, n in (("n_train", x_train, y_train, n_train), ("n_test", x_test, y_test, n_test)):
+    generator, found = torch.Generator().manual_seed(require.seed(seed)), []
+    for name, x, y, n in (("n_train", *parts[:2], n_train), ("n_test", *parts[2:], n_test)):
         n = len(x) if n is None else require.whole(name, n, most=len(x))
         chosen = torch.randperm(len(x), generator=generator)[:n]
-        parts += [x[chosen].float(), y[chosen].long()]
-    return _standardised(*parts)
+        found += [x[chosen].float(), y[chosen].long()]
+    return _standardised(*found)
 
 
 def _standardised(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor) -> Data:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping, Set
 from functools import partial
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ MOVING = {"optimizer", "base_lrs", "last_epoch", "T_cur", "T_i", "best", "num_ba
 MOVING |= {"_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step"}
 
 
-def words(thing: object, own: frozenset[int] = frozenset()) -> str:
+def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
     """A description that two things share if they do the same; what has its id in `own` is left out, as is the rest of
     an object of unknown kind, of which only what its constructor took is told."""
     if id(thing) in own:
@@ -28,7 +29,7 @@ def words(thing: object, own: frozenset[int] = frozenset()) -> str:
     inside = partial(words, own=own | {id(thing)})
     thing = thing.item() if isinstance(thing, (np.generic, Tensor)) and thing.ndim == 0 else thing
     if isinstance(thing, Real) and not isinstance(thing, bool):
-        return repr(int(thing) if thing == thing // 1 and abs(thing) < 2**63 else thing)
+        return repr(int(thing) if thing == thing // 1 and abs(thing) < 2**63 else thing)  # type: ignore
     if isinstance(thing, (Tensor, np.ndarray)):
         return _array(torch.as_tensor(thing).detach().cpu())
     if isinstance(thing, Mapping):

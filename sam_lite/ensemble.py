@@ -22,6 +22,7 @@ from sam_lite import callbacks, require, stacked, starting
 from sam_lite.data import Data, batches
 from sam_lite.params import Params, add, count
 from sam_lite.sam import ascent as steepest_ascent
+from sam_lite.updates import UPDATES
 
 COLUMNS = ["model", "step", "epoch", "gradients", "train_loss", "train_acc", "test_loss", "test_acc"]
 RESERVED = [*COLUMNS, "status", "seed", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "rho", "dropout"]
@@ -61,29 +62,53 @@ def train_ensemble(
     progress: Callable | None = None,
     chunk: int | None = None,
 ) -> Ensemble:
-    """Train one model for each seed, all at once.
+    """Train one model for each seed, all at once. Arguments that `train` has too mean the same there.
 
-    make: builds one model, without batch norm or dropout; what it freezes (`requires_grad=False`) stays as it is. start:
-    initial weights instead, name -> (n_models, *shape). lr, momentum, weight_decay (part of the gradient, as in torch's
-    SGD and Adam), rho (0: no SAM) and dropout (of the hidden units of ReLU chains; SAM climbs and descends with the same
-    masks): one number, or one per model. optimizer: "sgd" or "adam". schedule(step), step = 0, 1, ..., multiplies lr.
-    Every `check_every` steps (default: an epoch, at least 25) a model with training loss <= `stop_loss` is frozen
-    (status "stop_loss"), and so is one whose loss is not finite ("diverged"); the others end after `steps` ("steps"), or
-    by an interrupt as they are then ("stopped", without losses). Every `record_every` steps and at its end a model gets a
-    row in `records`: losses, accuracies, and the dict `record(params, members)`, (n,) each, for the n models numbered
-    `members`. An error, such as one in `record`, has what was done until then as its `so_far`. progress: such as tqdm,
-    counts models that ended. chunk: models trained together; default: what a CPU's caches hold, all of them on a GPU.
+    Args:
+        make: builds one model, without batch norm or dropout; what it freezes (`requires_grad=False`) stays as it is.
+        data: training and test sets; the models train on its device.
+        seeds: one for each of the n_models: of its initial weights, of its batches and of its dropout.
+        batch_size: examples a step.
+        lr, momentum, weight_decay: one number, or one for each model. Weight decay is a part of the gradient, as in
+            torch's SGD and Adam.
+        steps: the most that are made (status "steps").
+        stop_loss: at a check, or where a row is recorded, a model whose loss on all training data is not above this stops
+            learning (status "stop_loss").
+        rho: radius of SAM's climb, one number or one for each model; 0: no SAM.
+        dropout: share of the hidden units of ReLU chains that is left out; SAM climbs and descends with the same masks.
+        ascent: ascent(gradients, params, rho), the climb.
+        optimizer: "sgd" or "adam".
+        schedule: schedule(step), step = 0, 1, ..., multiplies the learning rate of that step.
+        criterion: criterion(outputs, y), the loss to minimize.
+        start: initial weights instead, name -> (n_models, *shape).
+        check_every: steps between two checks; default: an epoch, at least 25.
+        record_every: steps between two rows of `records` for each model; default: one row, at its end. A row holds loss
+            and accuracy on all training and all test data, and how many gradients there were so far.
+        record: record(params, members), a dict for the same rows: (n,) each, for the n models numbered `members`.
+        progress: such as tqdm; counts steps.
+        chunk: models trained together; default: what a CPU's caches hold, all of them on a GPU.
+
+    A model whose loss is not finite at a check stops as "diverged". An interrupt leaves the others as they are then
+    ("stopped", without losses). An error, such as one in `record`, has the Ensemble until then as its `so_far`.
+
+    >>> from sam_lite.data import load
+    >>> from sam_lite.models import mlp
+    >>> data = load("mnist1d", n_train=100, n_test=100)
+    >>> run = train_ensemble(lambda: mlp(40, [20], 10), data, seeds=range(3), batch_size=20, lr=0.1, steps=30, rho=0.05)
+    >>> run.table["status"].tolist(), run.table["gradients"].tolist(), run.params["0.weight"].shape
+    (['steps', 'steps', 'steps'], [60, 60, 60], torch.Size([3, 20, 40]))
     """
     seeds = starting.seeds_of(seeds)
     n_models, n_train = len(seeds), len(data.x_train)
     batch_size, steps = require.whole("batch_size", batch_size, most=n_train), require.whole("steps", steps)
     every = max(25, n_train // batch_size) if check_every is None else require.whole("check_every", check_every)
-    record_every = None if record_every is None else require.whole("record_every", record_every)
+    record_every = require.whole("record_every", record_every) if record_every is not None else 0  # 0: never
     stop_loss = None if stop_loss is None else require.number("stop_loss", stop_loss, above=0)
     hyper = starting.settings(n_models, lr=lr, momentum=momentum, weight_decay=weight_decay, rho=rho, dropout=dropout)
     model, start = starting.models(make, data, seeds, start)
     outputs = starting.outputs_of(model, data, start, batch_size, criterion)
     chunk = _chunk(start) if chunk is None else require.whole("chunk", chunk)
+    groups = torch.arange(n_models).split(chunk)
     advance = _advance(model, data, batch_size, hyper, optimizer, ascent, schedule, criterion)
     look = partial(_look, outputs, data, criterion, record, stop_loss, steps)
     run = _Run({name: p.clone() for name, p in start.items()}, torch.zeros(n_models, dtype=torch.int64), [])
@@ -91,19 +116,20 @@ def train_ensemble(
     done = lambda status: _ensemble(run, start, table, n_train, status)  # noqa: E731
     try:
         with (
-            callbacks.bar(progress, total=n_models) as tell,
+            callbacks.bar(progress, total=steps * len(groups)) as tell,
             callbacks.kept(lambda: done("error") if run.steps.any() else None),
         ):
-            for members in torch.arange(n_models).split(chunk):
+            for members in groups:
                 with _Group(members, start, hyper, seeds).kept_in(run) as group:
                     for step in range(1, steps + 1):
                         advance(group, step)
-                        recorded = bool(record_every) and step % record_every == 0
+                        tell(1)
+                        recorded = record_every > 0 and step % record_every == 0
                         if recorded or step % every == 0 or step == steps:
                             ended = look(group, recorded, run.rows)
-                            tell(int(ended.sum()))
                             if group.keep(~ended, run) == 0:
                                 break
+                    tell(steps - step)
     except KeyboardInterrupt:
         pass
     return done("stopped")
@@ -164,10 +190,10 @@ def _look(
 
 def _advance(model, data: Data, batch_size: int, hyper: dict, optimizer: str, ascent, schedule, criterion) -> Callable:
     """(group, step) -> None: one step of every model of the group."""
-    if optimizer not in ("sgd", "adam"):
+    if optimizer not in UPDATES:
         raise require.error("optimizer", "'sgd' or 'adam'", optimizer)
     widths = stacked.hidden(model) if any(hyper["dropout"]) else []
-    gradient, update = stacked.gradient(model, criterion), {"sgd": _sgd, "adam": _adam}[optimizer]
+    gradient, update = stacked.gradient(model, criterion), UPDATES[optimizer]
     if any(hyper["rho"]):
         gradient = _sam(gradient, ascent)
 
@@ -237,38 +263,6 @@ class _Group:
             self.generators = [g for g, k in zip(self.generators, mask.tolist(), strict=True) if k]
             self.epoch = self.epoch[kept]
         return len(self.members)
-
-
-def _sgd(group: _Group, grads: Params, step: int, factor: float) -> None:
-    """torch.optim.SGD's arithmetic: buffer = momentum buffer + g + weight_decay w, then w -= lr buffer."""
-    grads = _decayed(group, grads)
-    if group.uses["momentum"]:
-        if not group.moments:
-            group.moments = [{name: torch.zeros_like(g) for name, g in grads.items()}]
-        for name, m in group.moments[0].items():
-            m.mul_(group.each("momentum", m)).add_(grads[name])
-        grads = group.moments[0]
-    for name, g in grads.items():
-        group.params[name].addcmul_(g, group.each("lr", g), value=-factor)
-
-
-def _adam(group: _Group, grads: Params, step: int, factor: float) -> None:
-    """torch.optim.Adam's arithmetic with its default settings (Kingma and Ba 2015, Algorithm 1)."""
-    grads, (b1, b2), eps = _decayed(group, grads), (0.9, 0.999), 1e-8
-    if not group.moments:
-        group.moments = [{name: torch.zeros_like(g) for name, g in grads.items()} for _ in range(2)]
-    first, second = group.moments
-    for name, g in grads.items():
-        first[name].lerp_(g, 1 - b1)
-        second[name].mul_(b2).addcmul_(g, g, value=1 - b2)
-        scale = second[name].sqrt().div_(math.sqrt(1 - b2**step)).add_(eps)
-        group.params[name].addcmul_(first[name] / scale, group.each("lr", g), value=-factor / (1 - b1**step))
-
-
-def _decayed(group: _Group, grads: Params) -> Params:
-    if not group.uses["weight_decay"]:
-        return grads
-    return {name: g.addcmul(group.params[name], group.each("weight_decay", g)) for name, g in grads.items()}
 
 
 def _sam(gradient: Callable, ascent: Callable) -> Callable:

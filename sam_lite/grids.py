@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def training(batch_size: int, lr: float, steps: int, *, order: int = 0) -> Itera
     for number, done in enumerate(range(0, steps, piece)):
         draws = [SEEDS[i] + 100 * number + 100_000 * order for i in left]
         some, start = min(piece, steps - done), {name: p[left] for name, p in params.items()}
-        plan = {"batch_size": batch_size, "lr": lr, "steps": some, "stop_loss": ENOUGH}
+        plan: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "steps": some, "stop_loss": ENOUGH}
         run = train_ensemble(make, data(), seeds=draws, start=start, **plan)
         for name, p in params.items():
             p[left] = run.params[name]

@@ -46,7 +46,16 @@ class Density(NamedTuple):
 
 @torch.no_grad()
 def hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
-    """The function v -> H v, both like `params`: the pullback of the gradient, H v = d(grad . v) / dw.
+    """The function v -> H v, both like `params`: the pullback of the gradient, H v = d(grad . v) / dw (Pearlmutter 1994).
+
+    Args:
+        loss: the loss as a function of the weights, such as `loss_of(model, x, y)`.
+        params: weights, name -> (*shape), at which the Hessian is meant.
+
+    >>> import torch
+    >>> loss = lambda p: p["w"][0] ** 2 + p["w"][0] * p["w"][1]
+    >>> hvp(loss, {"w": torch.tensor([1.0, 2.0])})({"w": torch.tensor([1.0, 0.0])})
+    {'w': tensor([2., 1.])}
 
     One graph serves every v. Attention runs on its mathematical kernel, as the fused ones have no second derivative;
     so does an LSTM on the CPU. On a GPU run one in `with torch.backends.cudnn.flags(enabled=False)`: cuDNN's has none.
@@ -108,10 +117,23 @@ def top_eigenvalues(
 ) -> Eigenpairs:
     """The k largest eigenvalues of the Hessian: the largest by value, not by magnitude.
 
-    Lanczos (1950) with full reorthogonalization, from `start` (n_params,) or Gaussian noise of `seed`: `steps`
-    products, or n_params, which are exact, and k for the residuals. Where these are large give more steps.
-    tol > 0 stops once residual <= tol |value| for all k, perhaps before the copies of a repeated eigenvalue are found;
-    not under vmap. NaN for a diverged model. Raises ValueError for k < 1, k > n_params, k > steps and a wrong start.
+    Args:
+        loss: the loss as a function of the weights, or a list of them: see the top of this file.
+        params: weights, name -> (*shape).
+        k: how many, from 1 to n_params.
+        steps: Hessian-vector products, at least k; n_params of them are exact. Where residuals are large give more.
+        tol: above 0, stop once residual <= tol |value| for all k, perhaps before the copies of a repeated eigenvalue are
+            found; not under vmap.
+        start: vector (n_params,) to start from, instead of
+        seed: of Gaussian noise.
+
+    Returns Eigenpairs(values (k,), vectors, residuals (k,)); NaN for a diverged model. ValueError for settings out of
+    these bounds. Lanczos (1950) with full reorthogonalization; k more products for the residuals.
+
+    >>> import torch
+    >>> loss = lambda p: (torch.tensor([1.0, 5.0, 3.0]) * p["w"] ** 2).sum() / 2
+    >>> top_eigenvalues(loss, {"w": torch.ones(3)}, k=2).values.round(decimals=4)
+    tensor([5., 3.])
     """
     k = require.whole("k", k, most=count(params), remedy="there are as many eigenvalues as parameters")
     steps, tol = require.whole("steps", steps, least=k), require.number("tol", tol, least=0)
@@ -126,8 +148,17 @@ def top_eigenvalues(
 def trace(loss: Losses, params: Params, *, probes: int | Tensor = 30, seed: int = 0) -> Estimate:
     """The trace of the Hessian: mean of v . H v over random signs v, and its standard error (Hutchinson 1990).
 
-    probes: how many, or the noise (n_probes, n_params) that gives the signs. Exact for a diagonal Hessian.
-    Raises ValueError for fewer than two probes, which have no standard error.
+    Args:
+        loss, params: as in `top_eigenvalues`.
+        probes: how many, at least 2, or the noise (n_probes, n_params) that gives the signs.
+        seed: of the signs.
+
+    Returns Estimate(mean, error), scalars. Exact for a diagonal Hessian.
+
+    >>> import torch
+    >>> loss = lambda p: (torch.tensor([1.0, 5.0, 3.0]) * p["w"] ** 2).sum() / 2
+    >>> trace(loss, {"w": torch.ones(3)}).mean.round(decimals=4)
+    tensor(9.)
     """
     product, signs = _on_vectors(loss, params), noise("probes", probes, params, seed).sign()
     require.whole("probes", len(signs), least=2)

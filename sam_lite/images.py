@@ -18,7 +18,7 @@ def idx(name: str, folder: str | Path | None, download: bool) -> list[Tensor]:
     In `folder`, or else in Debian's, or else where torchvision's download puts them.
     """
     kind = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST"}[name]
-    cache, here = CACHE.expanduser() / kind / "raw", Path(folder or DEBIAN.get(name, "")).expanduser()
+    cache, here = CACHE.expanduser() / kind / "raw", Path(folder or DEBIAN.get(name) or "").expanduser()
     folder = here if folder or (name in DEBIAN and here.is_dir()) else cache
     if download and folder == cache:
         getattr(_torchvision(name), kind)(CACHE.expanduser(), download=True)

@@ -7,8 +7,8 @@ ValueError for numbers that are none or not finite, for names or shapes that dif
 """
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from sam_lite import pure, require
 from sam_lite.params import Loss, Params, add, dot, from_vector, member, norm
 
-Values = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+Values: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 class Trajectory(NamedTuple):
@@ -33,7 +33,18 @@ class Trajectory(NamedTuple):
 def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, curved: bool = False) -> Values:
     """The loss at (1 - alpha) start + alpha end, within and beyond the ends, where it is exactly theirs: (n_alphas,).
 
-    Keskar et al. 2017, figure 3; curved as in their figure 7, at cos(alpha pi/2) start + sin(alpha pi/2) end.
+    Args:
+        loss: the loss as a function of the weights; may return several numbers in a tensor.
+        start, end: weights, name -> (*shape).
+        alphas: the points, such as torch.linspace(-1, 2, 25).
+        curved: at cos(alpha pi/2) start + sin(alpha pi/2) end instead.
+
+    Keskar et al. 2017, figures 3 and 7.
+
+    >>> import torch
+    >>> line(lambda p: (p["w"] ** 2).sum(), {"w": torch.zeros(1)}, {"w": torch.ones(1)}, [0, 0.5, 1, 2])
+    tensor([0.0000, 0.2500, 1.0000, 4.0000])
+
     A `loss_of` keeps its model's batch statistics all along: between batch-norm nets use `batchnorm.loss_between`.
     """
     _check_alike(start, "end", end)
@@ -94,7 +105,7 @@ def trajectory(loss: Loss, points: Params) -> Trajectory:
     return Trajectory((first, second), coordinates, sizes[:2] ** 2 / (sizes**2).sum(), losses, in_plane)
 
 
-def _stack(values: list[Values]) -> Values:
+def _stack(values: Sequence) -> Any:
     if isinstance(values[0], dict):
         return {name: torch.stack([torch.as_tensor(v[name]) for v in values]) for name in values[0]}
     if isinstance(values[0], tuple):

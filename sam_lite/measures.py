@@ -40,7 +40,9 @@ def load_study() -> pd.DataFrame:
 
 
 @torch.no_grad()
-def measure(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tensor, *, samples=8, seed=0) -> Measures:
+def measure(
+    outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tensor, *, samples: int = 8, seed: int = 0
+) -> Measures:
     """All measures of a network that need no record of its training. x: (m, *features), y: (m,), its training points.
 
     samples: noise vectors, of `seed`, for sigma and for the trace. The same for all models of one shape.
@@ -115,7 +117,9 @@ def path_norms(outputs: Outputs, params: Params, x: Tensor, gamma: Tensor) -> Me
     return {"path_norm": path, "path_norm_over_margin": path / gamma**2}
 
 
-def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tensor, *, samples=8, seed=0) -> Measures:
+def flatness(
+    outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tensor, *, samples: int = 8, seed: int = 0
+) -> Measures:
     """How far the weights can be moved until the accuracy has fallen by a tenth; |.| over all weights and biases.
 
     sigma: of noise N(0, sigma^2), on average. alpha: of the worst u found with |u_i| <= alpha, by ascent.
@@ -157,7 +161,7 @@ def flatness(outputs: Outputs, params: Params, start: Params, x: Tensor, y: Tens
     return found | {"flatness_mag": sigma**-2, "sharpness_mag": alpha**-2}
 
 
-def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples=8, seed=0) -> Measures:
+def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples: int = 8, seed: int = 0) -> Measures:
     """trace, lambda_max: of the Hessian. box: Keskar's metric 2.1 for 1e-3, percent. sam: L(w + e) - L(w) at rho 0.05, nats.
 
     fisher_rao: (d + 1)^2 times the mean of (w . gradient)^2 over the points (J 45, Liang et al. 2019).

@@ -16,7 +16,19 @@ NORMS = (None, "batch", "group", "ghost")
 
 
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """`make()` with the initial weights that `seed` stands for; the global random state stays as it was."""
+    """`make()` with the initial weights that `seed` stands for; the global random state stays as it was.
+
+    Args:
+        make: builds a model, on the CPU.
+        seed: an integer >= 0.
+
+    >>> build(lambda: mlp(40, [100], 10), seed=0)
+    Sequential(
+      (0): Linear(in_features=40, out_features=100, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=100, out_features=10, bias=True)
+    )
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(require.seed(seed))
         model = make()
@@ -29,10 +41,22 @@ def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     return model
 
 
-def mlp(n_in: int, widths: Sequence[int], n_out: int, activation="relu", norm=None, ghost_size=128) -> nn.Sequential:
+def mlp(
+    n_in: int,
+    widths: Sequence[int],
+    n_out: int,
+    activation: str = "relu",
+    norm: str | None = None,
+    ghost_size: int = 128,
+) -> nn.Sequential:
     """Linear layers of these widths, each followed by its norm, if any, and the activation: (n, n_in) -> (n, n_out).
 
-    activation: one of ACTIVATIONS. norm: one of NORMS. ghost_size: points that a "ghost" norm takes together.
+    Args:
+        n_in, n_out: numbers in, numbers out.
+        widths: of the hidden layers, such as [100, 100].
+        activation: one of ACTIVATIONS.
+        norm: one of NORMS.
+        ghost_size: points that a "ghost" norm takes together.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
@@ -53,15 +77,15 @@ def keskar(name: str, *, width: int | None = None, norm: str | None = "batch", g
     C2 (CIFAR-10), C4 (CIFAR-100): 3 x 3 convolutions, 2 of 64, 2 of 128, 3 of 256, 6 of 512, dense 512, dropout.
     Images are (n, 3, 32, 32). width: another number for 512 (F) or 64 (C, where all other sizes keep in proportion).
     """
-    sizes = {"F1": (784, 5, 10), "F2": (360, 7, 1973), "C1": 10, "C2": 10, "C3": 100, "C4": 100}
-    if name not in sizes:
-        raise ValueError(f"name must be one of {', '.join(sizes)}, got {name!r}")
+    dense, images = {"F1": (784, 5, 10), "F2": (360, 7, 1973)}, {"C1": 10, "C2": 10, "C3": 100, "C4": 100}
+    if name not in dense | images:
+        raise ValueError(f"name must be one of {', '.join(dense | images)}, got {name!r}")
     width = None if width is None else require.whole("width", width, remedy="None stands for the paper's")
-    if name in ("F1", "F2"):
-        n_in, depth, n_out = sizes[name]
+    if name in dense:
+        n_in, depth, n_out = dense[name]
         return mlp(n_in, [width or 512] * depth, n_out, "relu", norm, ghost_size)
     layers = _shallow if name in ("C1", "C3") else _deep
-    return nn.Sequential(*layers(width or 64, sizes[name], partial(_norm, norm, ghost_size)))
+    return nn.Sequential(*layers(width or 64, images[name], partial(_norm, norm, ghost_size)))
 
 
 f1, f2, c1, c2, c3, c4 = (partial(keskar, name) for name in ("F1", "F2", "C1", "C2", "C3", "C4"))

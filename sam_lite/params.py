@@ -25,7 +25,12 @@ Losses = Loss | Sequence[Loss | tuple[Loss, float]]  # a loss, or one for each c
 
 
 def params_of(model: nn.Module) -> Params:
-    """Detached copies of a model's parameters; a tied parameter appears once."""
+    """Detached copies of a model's parameters, name -> (*shape); a tied parameter appears once.
+
+    >>> import torch
+    >>> {name: tuple(p.shape) for name, p in params_of(torch.nn.Linear(3, 2)).items()}
+    {'weight': (2, 3), 'bias': (2,)}
+    """
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
@@ -47,10 +52,21 @@ def loss_of(
 ) -> Loss:
     """The model's loss on the batch (x, y) as a pure function of its parameters.
 
-    x: (n, *features), y: (n,) labels or (n, *targets) values. Nothing of the model is changed. Buffers (batch-norm
-    statistics) and modes are those that it had here. Weight decay is not part of it. Parameters that are not given
-    are the model's. Raises ValueError for a loss that is random, and for TorchScript and DataParallel, which take no
-    other parameters than their own.
+    Args:
+        model: nothing of it is changed. Buffers (batch-norm statistics) and modes are those that it has at this call.
+        x: inputs (n, *features).
+        y: labels (n,), or targets (n, *targets).
+        criterion: criterion(outputs, y).
+
+    Returns a function of Params; those that it is not given are the model's. Weight decay is not part of it. It raises
+    ValueError for a loss that is random; this one does for TorchScript and DataParallel, which take no other parameters
+    than their own.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(3, 2)
+    >>> loss = loss_of(model, torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))
+    >>> loss({name: torch.zeros_like(p) for name, p in params_of(model).items()})
+    tensor(0.6931)
     """
     pure.check_model(model)
     names = {name for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())}
@@ -74,7 +90,8 @@ def loss_of(
         params = {name: p.to(x if x.is_floating_point() else x.device) for name, p in params.items()}
     noisy = [f"layer {name!r} is {type(m).__name__} in training mode" for name, m in model.named_modules() if _drops(m)]
     value = pure.repeated(loss, params, ", ".join(noisy[:3]))
-    loss.checked, loss.size = isinstance(value, Tensor) and value.ndim == 0, _size(y, criterion)
+    loss.checked = isinstance(value, Tensor) and value.ndim == 0  # type: ignore[attr-defined]
+    loss.size = _size(y, criterion)  # type: ignore[attr-defined]
     return loss
 
 
@@ -90,10 +107,10 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
     if not losses:
         raise require.error("the number of losses", "at least 1", 0)
     pairs = [one if isinstance(one, tuple) else (one, None) for one in losses]
-    sizes = [size for _, size in pairs]
+    sizes: list = [size for _, size in pairs]
     if sizes == [None] * len(sizes):
-        known = [getattr(one, "size", None) for one, _ in pairs]
-        known = [float(size) for size in known if size is not None and not getattr(size, "is_meta", False)]
+        told = [getattr(one, "size", None) for one, _ in pairs]
+        known = [float(size) for size in told if size is not None and not getattr(size, "is_meta", False)]
         if known and max(known) > min(known) * (1 + 1e-6):
             raise require.error("losses alone", "of equal size", known, "give pairs (loss, size) to weigh them")
         sizes = [1] * len(sizes)

@@ -7,6 +7,7 @@ course (`ROLES`). Figures are made without pyplot, so that none stay open behind
 import base64
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from IPython.display import Markdown, display
@@ -34,7 +35,7 @@ DIRECT = "label at the end"  # marks the lines that `show` labels
 
 def subplots(
     rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.4, title: str = ""
-) -> tuple[Figure, np.ndarray | Axes]:
+) -> tuple[Figure, Any]:
     """A figure of the given size in inches (height per row) and its axes: one, or an array (columns,) or (rows, columns).
 
     title: what the figure says, in a sentence.
@@ -64,7 +65,12 @@ def band(
         return diverged(ax, label)
     n = _number(ax, label, style)
     mean, spread = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
-    line = {"color": COLORS[n], "linestyle": STYLES[n], "marker": MARKERS[n] if marker else None, "ms": 5}
+    line: dict[str, Any] = {
+        "color": COLORS[n],
+        "linestyle": STYLES[n],
+        "marker": MARKERS[n] if marker else None,
+        "ms": 5,
+    }
     ax.plot(x, mean, label=label, gid=DIRECT, **line)
     low = np.maximum(mean - spread, y.min(0)) if (y > 0).all() else mean - spread
     ax.fill_between(x, low, mean + spread, color=COLORS[n], alpha=0.15, linewidth=0)
@@ -98,17 +104,17 @@ def _number(ax: Axes, label: str, style: int | None) -> int:
 def _label_ends(figure: Figure) -> None:
     """Write at the end of each line what it shows, apart from one another, in axes without a legend."""
     for ax in figure.axes:
-        lines = [line for line in ax.lines if line.get_gid() == DIRECT and not line.get_label().startswith("_")]
+        lines = [line for line in ax.lines if line.get_gid() == DIRECT and not str(line.get_label()).startswith("_")]
         if ax.get_legend() or not lines:
             continue
         ends = [ax.transData.transform(line.get_xydata()[np.isfinite(line.get_ydata())][-1]) for line in lines]
-        gap, last = 15 * figure.dpi / 100, -np.inf
+        gap, last = 15 * figure.dpi / 100, float("-inf")
         for i in sorted(range(len(lines)), key=lambda i: ends[i][1]):
-            last = max(ends[i][1], last + gap)
+            last = max(float(ends[i][1]), last + gap)
             shift = (7, (last - ends[i][1]) * 72 / figure.dpi)
             style = {"color": lines[i].get_color(), "fontsize": 10, "va": "center", "annotation_clip": False}
             at = ax.transData.inverted().transform(ends[i])
-            ax.annotate(lines[i].get_label(), at, xytext=shift, textcoords="offset points", **style)
+            ax.annotate(str(lines[i].get_label()), tuple(at), xytext=shift, textcoords="offset points", **style)
             lines[i].set_gid(None)  # once
 
 

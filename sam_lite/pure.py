@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
 
     They stay in training mode: the same function without its side effect.
     """
-    before = {}  # module -> its buffers and their values, of every module that was met
+    before: dict[nn.Module, list] = {}  # module -> its buffers and their values, of every module that was met
 
     def remember(module: nn.Module, _: object = None) -> None:
         for m in () if module in before else module.modules():
@@ -155,7 +156,7 @@ def _leaves(value: object) -> list:
     return [value]
 
 
-def _alike(a: object, b: object) -> bool:
+def _alike(a: Any, b: Any) -> bool:
     """Whether two values differ by rounding at the most; True for those that cannot be read without waiting."""
     try:
         a, b = torch.as_tensor(a), torch.as_tensor(b)

@@ -5,6 +5,7 @@ Each returns the value as a plain Python number. NumPy's numbers and tensors of 
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 from torch import Tensor
 
@@ -38,7 +39,7 @@ def number(
 def whole(name: str, value: object, *, least: int = 1, most: float = math.inf, remedy: str = "") -> int:
     """An integer from `least` to `most`, both allowed; ValueError for anything else, 2.5 and True among it."""
     plain = _plain(value)
-    if not isinstance(plain, Integral) or isinstance(plain, bool) or not least <= plain <= most:
+    if not isinstance(plain, Integral) or isinstance(plain, bool) or not least <= int(plain) <= most:
         limits = f">= {least}" if most == math.inf else f"from {least} to {most}"
         raise error(name, f"an integer {limits}", value, remedy)
     return int(plain)
@@ -54,7 +55,7 @@ def error(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
     return ValueError(f"{name} must be {rule}, got {value!r}{remedy and f'; {remedy}'}")
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """A NumPy number or a tensor of one number, as Python's; anything else as it is."""
     if isinstance(value, Tensor):
         if value.ndim or value.device.type != "cpu":

@@ -27,8 +27,22 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
     """grad L(w + e), and the value L(w) at the unperturbed weights.
 
     As in the paper e counts as a constant: its derivative, a Hessian term, is dropped.
+
+    Args:
+        loss: the loss as a function of the weights, such as `loss_of(model, x, y)`. It may be random, with dropout in
+            it: both gradients see the same random numbers, as in the authors' code.
+        params: weights w, name -> (*shape).
+        rho: radius of the climb, in the norm of `ascent`; 0 gives the plain gradient.
+        ascent: the climb, such as `p_ascent(1)`.
+
+    Returns SAM's gradient, like `params`, and the loss at w, a scalar. ValueError: rho < 0, sparse or half precision.
     An ensemble with a radius each: `vmap(lambda p, rho: sam_gradient(loss, p, rho))(params, rhos)`.
-    A loss may be random, with dropout in it: both gradients see the same random numbers, as in the authors' code.
+
+    >>> import torch
+    >>> loss = lambda p: (p["w"] ** 2).sum() / 2
+    >>> gradient, value = sam_gradient(loss, {"w": torch.tensor([3.0, 4.0])}, rho=0.5)
+    >>> gradient["w"], value
+    (tensor([3.3000, 4.4000]), tensor(12.5000))
     """
     rho = require.number("rho", rho, least=0)
     pure.check_precision(params)
@@ -40,16 +54,17 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
         return grad(loss)(climbed), value
 
 
-def m_sam_gradient(losses: Sequence[Loss], params: Params, rho: Radius, *, sizes: Sequence[float] = (), ascent=ascent):
+def m_sam_gradient(
+    losses: Sequence[Loss], params: Params, rho: Radius, *, sizes: Sequence[float] = (), ascent: Ascent = ascent
+):
     """m-SAM (Foret et al. 2021, sec. 4.1): the mean over chunks of m samples of their `sam_gradient`, and of their L(w).
 
     losses: one for each chunk, and sizes: their m, if they differ; or pairs (loss, size), as `params.shares` takes them.
     Equal chunks are faster mapped, then averaged:
     `vmap(lambda x, y: sam_gradient(lambda p: f(p, x, y), params, rho))(xs, ys)`.
     """
-    losses = list(zip(losses, sizes, strict=True)) if len(sizes) else losses
     grads, value = {name: torch.zeros_like(p) for name, p in params.items()}, 0.0
-    for loss, share in shares(losses):
+    for loss, share in shares(list(zip(losses, sizes, strict=True)) if len(sizes) else losses):
         g, v = sam_gradient(loss, params, rho, ascent=ascent)
         grads, value = add(grads, g, share), value + v * share
     return grads, value
@@ -58,11 +73,30 @@ def m_sam_gradient(losses: Sequence[Loss], params: Params, rho: Radius, *, sizes
 class SAM(Optimizer):
     """SAM around any optimizer: `SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)`.
 
+    Args:
+        base_optimizer: one that steps from one gradient, such as SGD and Adam.
+        rho: radius of the climb, in the norm of `ascent`, usually 0.01 to 0.5; 0: the base alone.
+        ascent: the climb, such as `p_ascent(1)` or `adaptive_ascent`.
+        every: climb in every so many-th step only, which is cheaper; the others are exactly the base's.
+        start: steps before the first climb; math.inf: never.
+        probability: with which a step climbs.
+        seed: of these draws.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = SAM(torch.optim.SGD([w], lr=1.0), rho=0.5)
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = (w**2).sum() / 2
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure).item(), w.data, optimizer.gradients
+    (12.5, tensor([-0.3000, -0.4000]), 2)
+
     Groups and state are the base's own, so schedulers and checkpoints work. Weight decay is the base's, at w, and in
     neither loss (PyTorch's choice; the authors' code has it in both). Where the base maximizes, the worst point is the
-    lowest. Nothing waits for the device: NaN and inf reach the base as without SAM. Cheaper: perturb in every `every`-th
-    step, after `start` steps (math.inf: never), with `probability`; other steps are exactly the base's. `steps`,
-    `sam_steps` (those perturbed), `gradients` (passes) count what `step` did. All settings may be changed on the way.
+    lowest. Nothing waits for the device: NaN and inf reach the base as without SAM. `steps`, `sam_steps` (those that
+    climbed) and `gradients` (passes) count what `step` did. All settings may be changed on the way.
 
     `optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's
     step, where closure() does zero_grad, forward, backward and returns the loss. Both passes draw the same random
@@ -79,7 +113,15 @@ class SAM(Optimizer):
     """
 
     def __init__(
-        self, base_optimizer: Optimizer, rho: float, *, ascent=ascent, every=1, start=0, probability=1, seed=0
+        self,
+        base_optimizer: Optimizer,
+        rho: float,
+        *,
+        ascent: Ascent = ascent,
+        every: float = 1,
+        start: float = 0,
+        probability: float = 1,
+        seed: int = 0,
     ):
         if not isinstance(base_optimizer, Optimizer):
             raise TypeError(f"base_optimizer must be an optimizer, as in SAM(SGD(...), rho), got {base_optimizer!r}")
@@ -162,7 +204,7 @@ class SAM(Optimizer):
         params = [(p, group.get("maximize", False)) for group in self.param_groups for p in group["params"]]
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
         if len(set(names)) < len(params):  # none given, or some twice
-            names = map(str, range(len(params)))
+            names = list(map(str, range(len(params))))
         used = [(name, p, up) for name, (p, up) in zip(names, params, strict=True) if p.grad is not None]
         if used:
             weights, moved = {name: p for name, p, _ in used}, [p for _, p, _ in used]

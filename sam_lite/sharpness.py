@@ -42,7 +42,15 @@ class Average(NamedTuple):
 
 @torch.no_grad()
 def box_sharpness(
-    loss: Losses, params: Params, radius: float, *, directions=None, starts=1, steps=15, seed=0, method=climb.box
+    loss: Losses,
+    params: Params,
+    radius: float,
+    *,
+    directions: Tensor | None = None,
+    starts: int | Tensor = 1,
+    steps: int = 15,
+    seed: int = 0,
+    method: climb.Climb = climb.box,
 ) -> Sharpness:
     """Keskar's sharpness: the highest loss in a small box around the weights, in percent of 1 + loss.
 
@@ -60,7 +68,14 @@ def box_sharpness(
 
 
 def box_sharpness_lbfgs(
-    loss: Losses, params: Params, radius: float, *, directions=None, starts: int | Tensor = 1, steps=10, seed=0
+    loss: Losses,
+    params: Params,
+    radius: float,
+    *,
+    directions: Tensor | None = None,
+    starts: int | Tensor = 1,
+    steps: int = 10,
+    seed: int = 0,
 ) -> Sharpness:
     """`box_sharpness` as in the paper: by 10 iterations of L-BFGS-B (SciPy's), for one model, not under vmap."""
     where = {"directions": directions, "starts": starts, "steps": steps, "seed": seed}
@@ -69,13 +84,35 @@ def box_sharpness_lbfgs(
 
 @torch.no_grad()
 def worst_sharpness(
-    loss: Losses, params: Params, radius: float, *, adaptive=False, starts: int | Tensor = 3, steps=20, seed=0
+    loss: Losses,
+    params: Params,
+    radius: float,
+    *,
+    adaptive: bool = False,
+    starts: int | Tensor = 3,
+    steps: int = 20,
+    seed: int = 0,
 ) -> Sharpness:
     """The largest rise within a distance: max of L(w + e) - L(w) over ||e||_2 <= radius (Foret et al. 2021, eq. 1).
 
-    adaptive: over ||e / |w| ||_2 <= radius, which rescaling a ReLU network does not change (Kwon et al. 2021, eta = 0).
-    Projected ascent from the directions of `starts` (n_starts, n_params), or of so much noise of `seed`: more find more.
-    At a minimum with Hessian H it is radius^2 / 2 times the largest eigenvalue, nearly, as power iteration finds it.
+    Args:
+        loss: the loss as a function of the weights, or a list of them: see the top of this file.
+        params: weights w, name -> (*shape).
+        radius: of the ball, in the units of the weights.
+        adaptive: over ||e / |w| ||_2 <= radius instead, which rescaling a ReLU network does not change (Kwon et al. 2021,
+            eta = 0).
+        starts: from how many directions the search climbs, or these, (n_starts, n_params): more find more.
+        steps: of projected ascent from each.
+        seed: of the directions.
+
+    Returns Sharpness(value, loss, status, direction): the largest rise found. At a minimum with Hessian H it is radius^2
+    / 2 times the largest eigenvalue, nearly, as power iteration finds it.
+
+    >>> import torch
+    >>> loss = lambda p: (torch.tensor([1.0, 5.0, 3.0]) * p["w"] ** 2).sum() / 2
+    >>> found = worst_sharpness(loss, {"w": torch.zeros(3)}, radius=0.1)
+    >>> found.value, STATUS[found.status]
+    (tensor(0.0250), 'converged')
     """
     radius, points = require.number("radius", radius, least=0), unit(noise("starts", starts, params, seed))
     return _rise(loss, params, radius, _ball(params, radius, adaptive), points, steps, climb.ball)
@@ -85,8 +122,18 @@ def worst_sharpness(
 def ascent_sharpness(loss: Losses, params: Params, radius: float, *, ascent: sam.Ascent = sam.ascent) -> Sharpness:
     """The rise that SAM sees: L(w + e) - L(w) with e = ascent(gradient, w, radius) (Foret et al. 2021, eq. 2).
 
-    radius: in the norm of `ascent`, any of `sam_lite.sam`. 0 where the gradient is 0; close to a minimum radius^2 / 2
-    times some mean of the non-zero eigenvalues, by the side: at the least the smallest (Wen, Ma, Li 2023, theorem 4.2).
+    Args:
+        loss, params: as in `worst_sharpness`.
+        radius: in the norm of `ascent`.
+        ascent: any of `sam_lite.ascents`.
+
+    Returns Sharpness. Its value is 0 where the gradient is; close to a minimum it is radius^2 / 2 times some mean of the
+    non-zero eigenvalues, by the side: at the least the smallest (Wen, Ma, Li 2023, theorem 4.2).
+
+    >>> import torch
+    >>> loss = lambda p: (torch.tensor([1.0, 5.0]) * p["w"] ** 2).sum() / 2
+    >>> ascent_sharpness(loss, {"w": torch.tensor([1e-3, 0.0])}, radius=0.1).value
+    tensor(0.0051)
     """
     radius = require.number("radius", radius, least=0)
     heights, centre = climb.landscape(loss, params, lambda u: u), torch.zeros_like(to_vector(params))
@@ -98,12 +145,24 @@ def ascent_sharpness(loss: Losses, params: Params, radius: float, *, ascent: sam
 
 @torch.no_grad()
 def average_sharpness(
-    loss: Losses, params: Params, radius: float, *, adaptive=False, samples: int | Tensor = 100, seed=0
+    loss: Losses, params: Params, radius: float, *, adaptive: bool = False, samples: int | Tensor = 100, seed: int = 0
 ) -> Average:
     """The mean rise at a distance: L(w + radius u) - L(w), over u uniform on the unit sphere, and its standard error.
 
-    adaptive: L(w + radius |w| u), entry by entry. samples: at least 2, or directions (n_samples, n_params).
-    At a minimum with Hessian H it is radius^2 / 2 times the mean eigenvalue (Wen, Ma, Li 2023, theorem 4.2).
+    Args:
+        loss, params, radius: as in `worst_sharpness`.
+        adaptive: the mean of L(w + radius |w| u), entry by entry.
+        samples: how many directions u, at least 2, or these, (n_samples, n_params).
+        seed: of the directions.
+
+    Returns Average(value, loss, error, status). At a minimum with Hessian H the value is radius^2 / 2 times the mean
+    eigenvalue (Wen, Ma, Li 2023, theorem 4.2).
+
+    >>> import torch
+    >>> loss = lambda p: (torch.tensor([1.0, 5.0, 3.0]) * p["w"] ** 2).sum() / 2
+    >>> found = average_sharpness(loss, {"w": torch.zeros(3)}, radius=0.1, samples=10_000)
+    >>> bool((found.value - 0.015).abs() < 4 * found.error)
+    True
     """
     radius, points = require.number("radius", radius, least=0), unit(noise("samples", samples, params, seed))
     require.whole("samples", len(points), least=2)
@@ -114,7 +173,7 @@ def average_sharpness(
     return Average(rises.mean(), base, rises.std() / len(points) ** 0.5, status)
 
 
-def m_sharpness(losses: Losses, params: Params, radius: float, *, measure=worst_sharpness) -> Tensor:
+def m_sharpness(losses: Losses, params: Params, radius: float, *, measure: Callable = worst_sharpness) -> Tensor:
     """Mean over batches of m, each a loss with its own worst point (Foret et al. 2021). measure: any function above."""
     found = [(share, measure(loss, params, radius)) for loss, share in shares(losses)]
     if not all(hasattr(one, "value") for _, one in found):

@@ -1,6 +1,7 @@
 """What the models of an ensemble start from, checked at the door: settings, seeds, weights, and what they return."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,13 @@ from sam_lite.models import build
 from sam_lite.params import Params, params_of, stack
 
 
-def settings(n_models: int, **given: float | Sequence[float]) -> dict[str, list[float]]:
+def settings(n_models: int, **given: Any) -> dict[str, list[float]]:
     """name -> one number per model, checked."""
-    bounds = {"lr": {"above": 0}, "momentum": {"least": 0, "below": 1}, "dropout": {"least": 0, "most": 0.99}}
+    bounds: dict[str, dict[str, Any]] = {
+        "lr": {"above": 0},
+        "momentum": {"least": 0, "below": 1},
+        "dropout": {"least": 0, "most": 0.99},
+    }
     found = {}
     for name, value in given.items():
         single = not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
@@ -58,7 +63,7 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
     return model.to(**place), {name: start[name].detach().to(**place, copy=True) for name in wanted}
 
 
-def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, criterion) -> stacked.Forward:
+def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, criterion: Callable) -> stacked.Forward:
     """The stacked forward pass, after it was seen to give what `criterion` takes."""
     outputs, first = stacked.forward(model), {name: p[:1] for name, p in start.items()}
     x, y = data.x_train[:batch_size], data.y_train[:batch_size]

@@ -5,9 +5,10 @@ long it takes and what the columns are. `group` trains and measures the networks
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,7 +19,7 @@ from sam_lite.data import Data, best_device, mnist1d
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import mlp
 
-AXES = {  # one ensemble for each combination of these ...
+AXES: dict[str, tuple] = {  # one ensemble for each combination of these ...
     "width": (50, 70, 100),
     "depth": (2, 3, 4),
     "batch_size": (25, 50, 100),
@@ -43,7 +44,7 @@ def group(
     seeds: Sequence[int] = SEEDS,
     data: Data | None = None,
     samples: int = 8,
-    progress=None,
+    progress: Callable | None = None,
 ) -> pd.DataFrame:
     """Networks of `depth` hidden layers, trained together until their cross-entropy is 0.01, and measured: a row each.
 
@@ -55,7 +56,7 @@ def group(
     lr_levels = [require.whole("lr_levels", level, least=0, most=len(LR[optimizer]) - 1) for level in lr_levels]
     depth, samples = require.whole("depth", depth, least=0), require.whole("samples", samples)
     data = mnist1d(1000, 10_000, seed=0).to(best_device()) if data is None else data
-    members = sweep.grid(lr_level=lr_levels, weight_decay=weight_decays, seed=seeds)
+    members: list[dict[str, Any]] = sweep.grid(lr_level=lr_levels, weight_decay=weight_decays, seed=seeds)
     make = partial(mlp, data.x_train.shape[1], (width,) * depth, int(data.y_train.max()) + 1)
     few = data._replace(x_test=data.x_test[:1], y_test=data.y_test[:1])  # while they train nobody looks at the test
     ensemble = train_ensemble(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,19 +35,18 @@ def run(
     folder: str | Path,
     *,
     version: str = "",
-    client=None,
+    client: Any = None,
     limit: float | None = None,
     progress: Callable | None = None,
 ) -> pd.DataFrame:
     """The tables of all jobs, one below the other in the order of `jobs`, each with its job's settings as columns.
 
     work: a function that gives the same table for the same job. A column of its table may have the name of a setting
-    only if it holds that setting; entries of `table.attrs`, such as the status of `train`, and a named index become
-    columns. folder: made if need be; holds a file per job, and what grid and `version` they are of; one process at a
-    time works there. client: a dask.distributed.Client, whose workers then do the jobs; files are written here alone.
-    limit: seconds that a job may take; on a cluster, within which one of the jobs must end (a worker that hangs stays
-    busy until `client.restart()`). A cluster whose workers are all away for five minutes is given up. progress: such as
-    tqdm, counts jobs, and says how long the rest will take.
+    only if it holds that setting; a named index becomes columns. folder: made if need be; holds a file per job, and what
+    grid and `version` they are of; one process at a time works there. client: a dask.distributed.Client, whose workers
+    then do the jobs; files are written here alone. limit: seconds that a job may take; on a cluster, within which one of
+    the jobs must end (a worker that hangs stays busy until `client.restart()`). A cluster whose workers are all away for
+    five minutes is given up. progress: such as tqdm, counts jobs, and says how long the rest will take.
     Raises RuntimeError with the names of the jobs that failed, once all others are done, and where the cluster is lost
     or another process works in the folder; ValueError for a folder of other jobs or another version. The files there
     are then as good as before, and the same call goes on from them.
@@ -129,10 +129,8 @@ def _table(found: object, job: tables.Job) -> pd.DataFrame:
     if not isinstance(found, pd.DataFrame) or not len(found):
         rule, remedy = "a function that returns a table, a pandas DataFrame with a row or more", "has it a `return`?"
         raise require.error("work", rule, found, remedy)
-    told = {k: v for k, v in found.attrs.items() if v is None or isinstance(v, (str, int, float))}
-    table = found.reset_index() if any(name is not None for name in found.index.names) else found
-    table = table.assign(**{name: value for name, value in told.items() if name not in table})
-    table.attrs = {}
+    table = found.reset_index() if any(name is not None for name in found.index.names) else found.copy()
+    table.attrs = {}  # of its maker's, which no file could keep
     for name, value in job.items():
         if name in table and not all(x == value or (x != x and value != value) for x in table[name]):
             what = f"work returned a column {name!r} that differs from the job's {name}={value!r}; give it another name"

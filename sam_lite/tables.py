@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pyarrow import ArrowException
@@ -17,7 +18,7 @@ from sam_lite import require
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 Setting = str | int | float | bool | None | tuple
 Job = dict[str, Setting]
@@ -31,7 +32,7 @@ def plain(job: Job) -> Job:
     return {name: setting(name, value) for name, value in job.items()}
 
 
-def setting(name: str, value: object) -> Setting:
+def setting(name: str, value: Any) -> Setting:
     """With Python's numbers for NumPy's, so that it is the same in every process."""
     plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
     if type(plain) is tuple:
@@ -58,7 +59,7 @@ def alone(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise require.error("folder", "a folder, or nothing yet", str(folder))
     folder.mkdir(parents=True, exist_ok=True)
-    handle = fcntl and os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY) if fcntl else -1
     try:
         if fcntl:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +79,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def claim(folder: Path, version: str, names: list[str]) -> None:
     """Say in the folder whose results it holds; ValueError where it holds others."""
-    own = {"format": FORMAT, "version": version, "jobs": names}
+    own: dict[str, Any] = {"format": FORMAT, "version": version, "jobs": names}
     for name in (MANIFEST, *names):  # of a process that was killed while it wrote
         (folder / f"{name}.part").unlink(missing_ok=True)
     path = folder / MANIFEST
@@ -86,12 +87,13 @@ def claim(folder: Path, version: str, names: list[str]) -> None:
         return _replace(path, lambda part: part.write_text(json.dumps(own, indent=1), encoding="utf-8"))
     another = "name another folder, or move this one away"
     try:
-        there = {"format": 1} | json.loads(path.read_text(encoding="utf-8"))
+        there: dict[str, Any] = {"format": 1} | json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged or of another program; {another}: {error}") from error
     for what in ("format", "version", "jobs"):
         if there.get(what) != own[what]:
-            theirs, ours = there.get(what), own[what]
+            theirs: Any = there.get(what)
+            ours = own[what]
             if what == "jobs":
                 only = [[name for name in a if name not in set(b)] or a for a, b in ((theirs, ours), (ours, theirs))]
                 theirs, ours = (f"{len(x)} jobs, such as {few[0]}" for x, few in zip((theirs, ours), only, strict=True))

@@ -1,11 +1,11 @@
 """One model, one loop, any optimizer."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -19,75 +19,122 @@ from sam_lite.data import Data, batches, floats
 COLUMNS = ["step", "epoch", "gradients", "train_loss", "train_acc", "test_loss", "test_acc"]
 
 
+class Training(NamedTuple):
+    """records: one row for each time that was recorded, the last of them the end; columns COLUMNS and those of `record`.
+    status: what ended it: "steps", "stop_loss", "diverged" or "stopped".
+    """
+
+    records: pd.DataFrame
+    status: str
+
+
 def train(
     model: nn.Module,
     data: Data,
     optimizer: torch.optim.Optimizer,
     *,
     batch_size: int,
-    steps: int | None = None,
+    steps: int,
     stop_loss: float | None = None,
     seed: int = 0,
-    check_every: int | None = None,
+    schedule: Callable[[int], float] | None = None,
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    check_every: int | None = None,
+    record_every: int | None = None,
     record: Callable[[int, nn.Module], dict] | None = None,
     progress: Callable | None = None,
     autocast: bool = False,
     checkpoint: str | Path | None = None,
-) -> pd.DataFrame:
-    """Train `model` in place; returns its records, with what ended the training in `records.attrs["status"]`.
+) -> Training:
+    """Train `model` in place, with any optimizer. Arguments that `train_ensemble` has too mean the same there.
 
-    Every step is one `optimizer.step(closure)`, on the batches that `seed` stands for; dropout follows the seed too.
-    Every `check_every` steps (default: an epoch, at least 25) and at the end a row is recorded: loss and accuracy on
-    all the data and the dict `record(step, model)`, both in evaluation mode, and how many gradients there were so far.
-    Status: "steps" after so many; "stop_loss" at a check with training loss <= `stop_loss`; "diverged" before an update
-    from a loss that is not finite, with the weights that gave it; "stopped" by an interrupt. scheduler: stepped after
-    every step. progress: such as tqdm. autocast: compute in bfloat16, with the float32 weights. checkpoint: a file
-    written at every check; a run that finds it goes on from there, exactly as if it had never been stopped, and one of
-    another model, optimizer, data or setting is refused; one process at a time can use it. An error in `record`,
-    `progress` or `criterion` has the records until then as its `so_far`.
+    Every step is one `optimizer.step(closure)`, on the batches that `seed` stands for.
+
+    Args:
+        model: returns outputs (n, n_classes) for inputs (n, *features).
+        data: training and test sets, on the device of the model.
+        optimizer: one of torch's, or `SAM` around one, made from `model.parameters()`.
+        batch_size: examples a step.
+        steps: the most that are made (status "steps").
+        stop_loss: ends it at a check, or where a row is recorded, if the loss on all training data is not above this
+            (status "stop_loss").
+        seed: of the order of the examples, and of dropout.
+        schedule: schedule(step), step = 0, 1, ..., multiplies the learning rate of that step.
+        criterion: criterion(outputs, y), the loss to minimize.
+        check_every: steps between two checks; default: an epoch, at least 25.
+        record_every: steps between two rows of `records`; default: one row, at the end. A row holds loss and accuracy on
+            all training and all test data, in evaluation mode, and how many gradients there were so far.
+        record: record(step, model), a dict of numbers and words for the same row, made in evaluation mode.
+        progress: such as tqdm; counts steps.
+        autocast: compute in bfloat16, with the float32 weights.
+        checkpoint: a file, written at every check. A training that finds it goes on from there, exactly as if it had
+            never been stopped. One of another model, optimizer, data or setting is refused; `steps` and `stop_loss` may
+            be others. One process at a time can use it.
+
+    Ends as "diverged" before an update from a loss that is not finite, with the weights that gave it; as "stopped" by an
+    interrupt. An error in `record`, `progress`, `schedule` or `criterion` has the Training until then as its `so_far`.
+
+    >>> import torch
+    >>> from sam_lite.data import load
+    >>> from sam_lite.models import build, mlp
+    >>> from sam_lite.sam import SAM
+    >>> model, data = build(lambda: mlp(40, [20], 10), seed=0), load("mnist1d", n_train=100, n_test=100)
+    >>> optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)
+    >>> run = train(model, data, optimizer, batch_size=20, steps=30, record_every=10)
+    >>> run.status, run.records["gradients"].tolist()
+    ('steps', [20, 40, 60])
     """
     n = len(data.x_train)
-    batch_size, steps, every = _counts(n, batch_size, steps, check_every)
-    _check(model, data, optimizer, scheduler, steps, stop_loss, criterion)
+    batch_size, steps = require.whole("batch_size", batch_size, most=n), require.whole("steps", steps)
+    every = max(25, n // batch_size) if check_every is None else require.whole("check_every", check_every)
+    record_every = require.whole("record_every", record_every) if record_every is not None else 0  # 0: never
+    stop_loss = None if stop_loss is None else require.number("stop_loss", stop_loss, above=0)
+    _check(model, data, optimizer, criterion)
     batch, rows, status = _Batch(model, optimizer, criterion, autocast), [], ""
     path = checkpoint and Path(checkpoint).expanduser()
     fixed = {"batch_size": batch_size, "seed": require.seed(seed), "autocast": bool(autocast), "criterion": criterion}
-    settings = settings_of(model, data, optimizer, scheduler, **fixed) if path else {}
+    fixed |= {"schedule": schedule, "record_every": record_every}
+    settings = settings_of(model, data, optimizer, **fixed) if path else {}
     if path and not path.parent.is_dir():
         raise require.error("checkpoint", "a file in a folder that is there", str(path), "make that folder first")
-    parts = {"model": model, "optimizer": optimizer} | ({"scheduler": scheduler} if scheduler else {})
+    parts = {"model": model, "optimizer": optimizer}
     with (
         callbacks.bar(progress, total=steps) as tell,
         _seeded(data.x_train.device, seed) as generators,
         _mode(model, True),
-        callbacks.kept(lambda: _records(rows, batch_size, n, "error") if rows else None),
+        _scheduled(optimizer, schedule) as set_rate,
+        callbacks.kept(lambda: Training(_records(rows, batch_size, n), "error") if rows else None),
     ):
         try:
             if path and path.exists():
-                rows = resume(path, settings, parts, generators, steps)
-                batch.step, batch.gradients = rows[-1]["step"], rows[-1]["gradients"]
-                status = _status(rows[-1], steps, stop_loss)
+                *rows, now = resume(path, settings, parts, generators, steps)
+                batch.step, batch.gradients = now["step"], now["gradients"]
                 tell(batch.step)
+                if (status := _status(now, steps, stop_loss)) and (not rows or rows[-1]["step"] < batch.step):
+                    rows.append(now | _recorded(record, batch.step, model))
             for index in () if status else islice(_stream(data, batch_size, seed), batch.step, None):
+                set_rate(batch.step)
                 batch.take(data.x_train[index], data.y_train[index])
-                if scheduler:
-                    scheduler.step()
                 tell(1)
-                if batch.step % every == 0 or batch.step == steps:
-                    rows.append(batch.counts() | _measures(model, data, criterion))
-                    rows[-1] |= _recorded(record, batch.step, model)
-                    if path:
-                        save(path, settings, parts, generators, rows)
-                    if status := _status(rows[-1], steps, stop_loss):
-                        break
+                recorded = record_every > 0 and batch.step % record_every == 0
+                checked = batch.step % every == 0 or batch.step == steps
+                if not (recorded or checked):
+                    continue
+                now = batch.counts() | _measures(model, data, criterion)
+                if recorded:
+                    rows.append(now | _recorded(record, batch.step, model))
+                if checked and path:
+                    save(path, settings, parts, generators, [*rows, now])
+                if status := _status(now, steps, stop_loss):
+                    if not recorded:
+                        rows.append(now | _recorded(record, batch.step, model))
+                    break
         except KeyboardInterrupt:
             status = "stopped"
         except _NotFinite:
             status = "diverged"
             rows.append(batch.counts())
-    return _records(rows, batch_size, n, status)
+    return Training(_records(rows, batch_size, n), status)
 
 
 class _NotFinite(Exception):
@@ -121,7 +168,9 @@ class _Batch:
         return {"step": self.step, "gradients": self.gradients}
 
 
-def evaluate(model: nn.Module, x: Tensor, y: Tensor, criterion=F.cross_entropy, chunk=2048) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, x: Tensor, y: Tensor, criterion: Callable = F.cross_entropy, chunk: int = 2048
+) -> tuple[float, float]:
     """The loss of all points together, and accuracy, in evaluation mode; the model's mode is put back.
 
     The model sees `chunk` points at a time, the criterion all outputs at once: with class weights or a sum, too, its
@@ -154,20 +203,36 @@ def _recorded(record: Callable | None, step: int, model: nn.Module) -> dict:
         return callbacks.columns(record(step, model), [*COLUMNS, "status"]) if record else {}
 
 
-def _records(rows: list[dict], batch_size: int, n: int, status: str) -> pd.DataFrame:
+def _records(rows: list[dict], batch_size: int, n: int) -> pd.DataFrame:
     names = dict.fromkeys(COLUMNS + [key for row in rows for key in row])
     records = pd.DataFrame(rows).reindex(columns=list(names))
     records["epoch"] = records["step"] * batch_size / n
-    records.attrs["status"] = status
     return records
 
 
-def _status(row: dict, steps: int | None, stop_loss: float | None) -> str:
+def _status(row: dict, steps: int, stop_loss: float | None) -> str:
     if not math.isfinite(row["train_loss"]):
         return "diverged"
     if stop_loss is not None and row["train_loss"] <= stop_loss:
         return "stop_loss"
     return "steps" if row["step"] == steps else ""
+
+
+@contextmanager
+def _scheduled(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float] | None) -> Iterator[Callable]:
+    """Yields a function of the step that sets the learning rates; at the end they are what they were."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def set_rate(step: int, factor: float | None = None) -> None:
+        if schedule is not None:
+            factor = require.number("what schedule returns", schedule(step), least=0) if factor is None else factor
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = factor * rate
+
+    try:
+        yield set_rate
+    finally:
+        set_rate(0, 1.0)
 
 
 @contextmanager
@@ -201,18 +266,8 @@ def _stream(data: Data, batch_size: int, seed: int) -> Iterator[Tensor]:
         yield from torch.stack(list(batches(len(data.x_train), batch_size, generator))).to(data.x_train.device)
 
 
-def _counts(n: int, batch_size: int, steps: int | None, check_every: int | None) -> tuple[int, int | None, int]:
-    batch_size = require.whole("batch_size", batch_size, most=n)
-    every = max(25, n // batch_size) if check_every is None else require.whole("check_every", check_every)
-    return batch_size, steps if steps is None else require.whole("steps", steps), every
-
-
-def _check(model, data, optimizer, scheduler, steps, stop_loss, criterion) -> None:
-    if steps is None and stop_loss is None:
-        raise ValueError("steps or stop_loss must say when to end, got neither")
-    if stop_loss is not None:
-        require.number("stop_loss", stop_loss)
-    _check_optimizer(model, optimizer, scheduler)
+def _check(model, data, optimizer, criterion) -> None:
+    _check_optimizer(model, optimizer)
     if len(places := {str(t.device) for t in (*model.parameters(), *data)}) > 1:
         raise ValueError(f"model and data must be on one device, got {sorted(places)}; use .to(device) on both")
     with _mode(model, False), torch.no_grad():
@@ -223,21 +278,11 @@ def _check(model, data, optimizer, scheduler, steps, stop_loss, criterion) -> No
     data.check(n_outputs if criterion is F.cross_entropy else None)
 
 
-def _check_optimizer(model, optimizer, scheduler) -> None:
+def _check_optimizer(model, optimizer) -> None:
     for group in optimizer.param_groups:
-        require.number("lr", group.get("initial_lr", group["lr"]), above=0)
+        require.number("lr", group["lr"], above=0)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held <= {id(p) for p in model.parameters()}:
         raise ValueError("optimizer must hold parameters of this model, got others; make it from model.parameters()")
     if not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
         raise ValueError("optimizer must hold a parameter to train, but all have requires_grad=False")
-    if scheduler is None:
-        return
-    try:
-        inspect.signature(scheduler.step).bind()
-    except TypeError as error:
-        kind = type(scheduler).__name__
-        remedy = "leave it out, and call its step with the loss in `record`"
-        raise require.error("scheduler", "one whose step() needs no value", kind, remedy) from error
-    if getattr(scheduler, "optimizer", optimizer).param_groups is not optimizer.param_groups:
-        raise ValueError("scheduler must be one of this optimizer, got one of another; make it from this optimizer")

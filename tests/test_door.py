@@ -1,8 +1,11 @@
 """The way in: what `help(sam_lite)` says is true, leads to every file, and its examples run."""
 
+import ast
 import doctest
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,27 @@ def test_the_reading_order_is_one_in_which_nothing_is_used_before_it_was_read():
 def test_the_version_is_the_one_that_is_cited():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
     assert sam_lite.__version__ == cited
+
+
+def parameters():
+    """(file, function, parameter) of all that the package offers."""
+    for name in MODULES:
+        for node in ast.parse((ROOT / "sam_lite" / f"{name}.py").read_text(encoding="utf-8")).body:
+            inside = node.body if isinstance(node, ast.ClassDef) else [node]
+            for function in (one for one in inside if isinstance(one, ast.FunctionDef)):
+                if function.name == "__init__" or not function.name.startswith("_"):
+                    yield from ((name, function.name, p) for p in (*function.args.args, *function.args.kwonlyargs))
+
+
+def test_every_public_parameter_has_a_type():
+    found = list(parameters())
+    untyped = [f"{f}.{g}: {p.arg}" for f, g, p in found if p.annotation is None and p.arg not in ("self", "cls")]
+    assert len(found) > 400 and not untyped
+
+
+@pytest.mark.slow
+def test_types_agree(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", tmp_path], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -268,7 +268,7 @@ def test_it_starts_where_it_is_told():
     torch.testing.assert_close(second.start, first.params, rtol=0, atol=0)
 
 
-def test_progress_counts_models():
+def test_progress_counts_steps_of_all_groups():
     seen = []
 
     class Bar:
@@ -284,7 +284,7 @@ def test_progress_counts_models():
     train_ensemble(
         MAKE, cloud(), seeds=[0, 1, 2], batch_size=8, lr=[0.5, 0.5, 1e-6], steps=300, stop_loss=0.2, progress=Bar
     )
-    assert seen[0] == ("total", 3) and seen[-1] == "closed" and sum(n for n in seen[1:-1]) == 3
+    assert seen[0] == ("total", 300) and seen[-1] == "closed" and sum(seen[1:-1]) == 300
 
 
 BAD = [
@@ -714,7 +714,7 @@ def test_a_stop_or_an_error_keeps_what_there_is(where, error):
             raise error
         return {}
 
-    at = {"record": 3, "progress": 3, "schedule": 61, "ascent": 62, "criterion": 60}
+    at = {"record": 3, "progress": 55, "schedule": 61, "ascent": 62, "criterion": 60}
     settings = {
         "record": {"record": lambda params, members: fails() or seen.update(step=1) or {}},
         "progress": {"progress": lambda total: SimpleNamespace(update=fails, close=lambda: seen.update(closed=1))},

@@ -34,7 +34,8 @@ ARROWS = {
     "train": {"data", "callbacks", "checkpoint"},
     "stacked": {"params"},
     "starting": {"params", "data", "models", "stacked"},
-    "ensemble": {"params", "sam", "data", "callbacks", "stacked", "starting"},
+    "updates": {"params"},
+    "ensemble": {"params", "sam", "data", "callbacks", "stacked", "starting", "updates"},
     "tables": set(),
     "cluster": set(),
     "sweep": {"callbacks", "cluster", "tables"},
@@ -115,28 +116,21 @@ def test_plots_need_no_torch():
     assert "torch" not in {module.split(".")[0] for module in modules}
 
 
-LONGER = {  # files above 200 lines, with the reason
-    "claims": "the rule for a verdict and all that it says of itself stand together",
+LONGER = {  # files above 200 lines, docstrings apart, with the reason
     "ensemble": "its models train, are looked at and leave in one loop",
-    "stacked": "what torch says of vmap is told again, with the layer",
     "train": "the settings of a training are checked at the door",
-    "ranking": "bad tables are named before anything is computed of them",
-    "measures": "forty formulas, told where they are computed",
-    "explore_networks": "six explorers share one shape",
 }
+
+
+def lines_without_docstrings(source):
+    bodies = [node.body for node in ast.walk(ast.parse(source)) if isinstance(getattr(node, "body", None), list)]
+    firsts = [body[0] for body in bodies if body and isinstance(body[0], ast.Expr)]
+    strings = [node for node in firsts if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)]
+    return len(source.splitlines()) - sum(node.end_lineno - node.lineno + 1 for node in strings)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_can_be_read_in_one_sitting(name):
-    lines = len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines())
-    assert lines <= (300 if name in LONGER else 200), f"{name}.py has {lines} lines: delete before adding, or say why"
-
-
-def test_nine_functions_in_ten_are_shorter_than_25_lines():
-    lengths = [
-        node.end_lineno - node.lineno + 1
-        for name in FILES
-        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef)
-    ]
-    assert sum(length < 25 for length in lengths) >= 0.9 * len(lengths), sorted(lengths)[-10:]
+    lines = lines_without_docstrings((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    assert lines <= (250 if name in LONGER else 200), f"{name}.py has {lines} lines: delete before adding, or say why"
+    assert name not in LONGER or lines > 200, f"{name}.py has {lines} lines and needs no reason any more"

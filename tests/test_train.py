@@ -2,7 +2,6 @@ import copy
 import io
 import math
 import os
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR
 
 from sam_lite import checkpoint as checkpoint_module
 from sam_lite.data import batches, mnist1d
+from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
 from sam_lite.sam import SAM, p_ascent
 from sam_lite.train import COLUMNS, evaluate, train
@@ -62,7 +62,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw"])
 def test_it_is_the_loop_one_would_write_by_hand(data, name):
     ours, theirs = net(), net()
-    records = train(ours, data, OPTIMIZERS[name](ours.parameters()), batch_size=20, steps=10, seed=3)
+    records = train(ours, data, OPTIMIZERS[name](ours.parameters()), batch_size=20, steps=10, seed=3).records
     optimizer, generator = OPTIMIZERS[name](theirs.parameters()), torch.Generator().manual_seed(3)
     order = [index for _ in range(3) for index in torch.randperm(96, generator=generator)[:80].split(20)]
     for index in order[:10]:
@@ -100,7 +100,7 @@ def test_lbfgs_evaluates_many_gradients_a_step(data):
     model = net()
     before = evaluate(model, data.x_train, data.y_train)[0]
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5, line_search_fn="strong_wolfe")
-    records = train(model, data, optimizer, batch_size=96, steps=4, check_every=2)
+    records = train(model, data, optimizer, batch_size=96, steps=4).records
     state = optimizer.state[next(iter(model.parameters()))]
     assert records["gradients"].iloc[-1] == state["func_evals"] > 4
     assert records["train_loss"].iloc[-1] < before / 2
@@ -108,7 +108,7 @@ def test_lbfgs_evaluates_many_gradients_a_step(data):
 
 def test_sam_evaluates_two_gradients_a_step_and_moves_batch_statistics_once(data):
     model = net(norm="batch")
-    records = train(model, data, SAM(sgd(model), rho=0.05), batch_size=32, steps=5, check_every=2)
+    records = train(model, data, SAM(sgd(model), rho=0.05), batch_size=32, steps=5, record_every=2).records
     assert records["gradients"].tolist() == [4, 8, 10]
     assert model[1].num_batches_tracked == 5
 
@@ -117,34 +117,55 @@ def test_sam_evaluates_two_gradients_a_step_and_moves_batch_statistics_once(data
 def test_records_tell_how_many_steps_were_really_perturbed(data, settings, perturbed):
     model = net()
     optimizer = SAM(sgd(model), rho=0.05, **settings)
-    last = train(model, data, optimizer, batch_size=32, steps=6).iloc[-1]
+    last = train(model, data, optimizer, batch_size=32, steps=6).records.iloc[-1]
     assert last["gradients"] - last["step"] == optimizer.sam_steps == perturbed
 
 
-def test_the_scheduler_steps_with_every_step(data):
-    model = net()
-    optimizer = sgd(model)
-    seen = []
-    train(
-        model,
-        data,
-        optimizer,
-        batch_size=32,
-        steps=4,
-        scheduler=CosineAnnealingLR(optimizer, T_max=4),
-        check_every=1,
-        record=lambda step, m: seen.append(optimizer.param_groups[0]["lr"]) or {},
-    )
-    np.testing.assert_allclose(seen, [0.05 * (1 + math.cos(math.pi * t / 4)) for t in (1, 2, 3, 4)], atol=1e-12)
+def cosine(step):
+    return (1 + math.cos(math.pi * step / 20)) / 2
+
+
+@pytest.mark.parametrize("name", ["momentum", "sam"])
+def test_a_schedule_multiplies_the_rates_as_torchs_scheduler_does_and_is_gone_afterwards(data, name):
+    ours, theirs = net(), net()
+    optimizer = OPTIMIZERS[name](ours.parameters())
+    optimizer.add_param_group({"params": [], "lr": 0.3})
+    train(ours, data, optimizer, batch_size=32, steps=5, schedule=cosine)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.3]
+    optimizer = OPTIMIZERS[name](theirs.parameters())
+    scheduler = LambdaLR(optimizer, cosine)
+    for step in range(5):
+        train(theirs, data, Once(optimizer, step), batch_size=32, steps=step + 1)
+        scheduler.step()
+    assert_same(ours, theirs)
+
+
+class Once(torch.optim.Optimizer):
+    """An optimizer that makes only the step of one number, and lets the others pass."""
+
+    def __init__(self, base, step):
+        self.base, self.left = base, step
+        self.__setstate__({"defaults": base.defaults})
+
+    param_groups = property(lambda self: self.base.param_groups)
+    state = property(lambda self: self.base.state)
+
+    def step(self, closure):
+        self.left -= 1
+        return self.base.step(closure) if self.left < 0 else None
 
 
 def test_a_warm_up_may_start_from_lr_0(data):
     model = net()
-    optimizer = sgd(model)
-    scheduler = LambdaLR(optimizer, lambda step: min(1, step / 2))
     start = copy.deepcopy(model)
-    train(model, data, optimizer, batch_size=32, steps=1, scheduler=scheduler)
+    train(model, data, sgd(model), batch_size=32, steps=1, schedule=lambda step: min(1, step / 2))
     assert_same(model, start)
+
+
+def test_a_schedule_gives_a_factor(data):
+    model = net()
+    with pytest.raises(ValueError, match="what schedule returns must be a finite number >= 0, got nan"):
+        train(model, data, sgd(model), batch_size=32, steps=1, schedule=lambda step: math.nan)
 
 
 @pytest.mark.parametrize("widths", [(16, 16), (100, 100), (300, 300)])
@@ -165,9 +186,9 @@ def test_one_thread_and_two_give_the_same(data, widths):
 def test_autocast_computes_in_bfloat16_with_float32_weights(data):
     model, exact, seen = net(), net(), set()
     hook = model.register_forward_hook(lambda m, args, out: seen.add((m.training, out.dtype)))
-    records = train(model, data, sgd(model), batch_size=32, steps=60, autocast=True)
+    records = train(model, data, sgd(model), batch_size=32, steps=60, autocast=True).records
     hook.remove()
-    expected = train(exact, data, sgd(exact), batch_size=32, steps=60)
+    expected = train(exact, data, sgd(exact), batch_size=32, steps=60).records
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert records["train_loss"].iloc[-1] == pytest.approx(expected["train_loss"].iloc[-1], rel=0.05)
@@ -179,7 +200,7 @@ def test_another_criterion(data):
         return (outputs - F.one_hot(y, 10)).square().mean()
 
     model = net()
-    records = train(model, data, sgd(model), batch_size=32, steps=5, criterion=criterion)
+    records = train(model, data, sgd(model), batch_size=32, steps=5, criterion=criterion).records
     with torch.no_grad():
         expected = F.mse_loss(model(data.x_test), F.one_hot(data.y_test, 10).float())
     assert records["test_loss"].iloc[-1] == pytest.approx(float(expected), rel=1e-5)
@@ -190,13 +211,13 @@ def test_another_criterion(data):
 
 def test_records(data):
     model = net()
-    records = train(
+    records, status = train(
         model,
         data,
         sgd(model),
         batch_size=32,
         steps=7,
-        check_every=3,
+        record_every=3,
         record=lambda step, m: {"bias": m[0].bias[0], "twice": np.float64(2 * step)},
     )
     assert list(records.columns) == [*COLUMNS, "bias", "twice"]
@@ -209,14 +230,25 @@ def test_records(data):
         for part, x, y in (("train", *data[:2]), ("test", *data[2:])):
             assert last[f"{part}_loss"] == pytest.approx(float(F.cross_entropy(model(x), y)), rel=1e-5)
             assert last[f"{part}_acc"] == (model(x).argmax(1) == y).double().mean()
-    assert records.attrs["status"] == "steps"
+    assert status == "steps"
     assert all(dtype.kind in "if" for dtype in records.dtypes)
 
 
-def test_checks_come_every_epoch_or_25_steps(data):
-    for size, steps in ((96, [25, 50, 60]), (2, [48, 60])):
+@pytest.mark.parametrize(("size", "first", "settings"), [(96, 25, {}), (2, 48, {}), (96, 7, {"check_every": 7})])
+def test_checks_come_every_epoch_or_25_steps_and_records_only_at_the_end(data, size, first, settings):
+    for more, steps, status in (({}, 60, "steps"), ({"stop_loss": 100.0}, first, "stop_loss")):
         model = net()
-        assert train(model, data, sgd(model, 0.01), batch_size=size, steps=60)["step"].tolist() == steps
+        run = train(model, data, sgd(model, 0.01), batch_size=size, steps=60, **settings, **more)
+        assert (run.records["step"].tolist(), run.status) == ([steps], status)
+
+
+def test_a_row_can_end_it_too_as_in_an_ensemble(data):
+    settings = {"batch_size": 32, "steps": 60, "check_every": 50, "record_every": 4, "stop_loss": 100.0}
+    model = net()
+    alone = train(model, data, sgd(model), seed=3, **settings)
+    many = train_ensemble(net, data, seeds=[3], lr=0.1, **settings)
+    assert (alone.records["step"].tolist(), alone.status) == ([4], "stop_loss")
+    assert (many.records["step"].tolist(), many.table["status"].tolist()) == ([4], ["stop_loss"])
 
 
 def test_evaluate_in_chunks_is_evaluate(data):
@@ -267,9 +299,9 @@ def test_records_are_taken_in_evaluation_mode_and_move_no_statistics(data):
         sgd(model),
         batch_size=32,
         steps=6,
-        check_every=2,
+        record_every=2,
         record=lambda step, m: modes.append({layer.training for layer in m.modules()}) or {},
-    )
+    ).records
     assert modes == [{False}] * 3 and model.training
     assert model[1].num_batches_tracked == 6
     assert records["train_loss"].iloc[-1] == pytest.approx(evaluate(model, *data[:2])[0])
@@ -346,20 +378,30 @@ bars = []
 def test_what_record_may_not_return_is_said_at_once_and_no_training_is_lost(data, found, match):
     model, expected = net(), net()
     with pytest.raises(ValueError, match=match) as caught:
-        train(model, data, sgd(model), batch_size=32, steps=20, check_every=3, record=lambda step, m: found)
-    records = train(expected, data, sgd(expected), batch_size=32, steps=3)
+        train(model, data, sgd(model), batch_size=32, steps=20, record_every=3, record=lambda step, m: found)
+    train(expected, data, sgd(expected), batch_size=32, steps=3)
     assert_same(model, expected)
-    pd.testing.assert_frame_equal(caught.value.so_far, records)
-    assert caught.value.so_far.attrs["status"] == "error" and model.training
+    assert not hasattr(caught.value, "so_far") or caught.value.so_far is None
+    assert model.training
+
+
+def test_an_error_has_what_was_recorded_before(data):
+    model, expected = net(), net()
+    record = lambda step, m: {} if step < 9 else None  # noqa: E731
+    with pytest.raises(ValueError, match="record must be a function that returns a dict, got None") as caught:
+        train(model, data, sgd(model), batch_size=32, steps=20, record_every=3, record=record)
+    records = train(expected, data, sgd(expected), batch_size=32, steps=9, record_every=3).records
+    pd.testing.assert_frame_equal(caught.value.so_far.records, records.iloc[:2])
+    assert caught.value.so_far.status == "error"
 
 
 def test_a_name_that_is_recorded_anyway_is_refused(data):
     model = net()
     with pytest.raises(ValueError, match="must be a word other than step, .*, got 'test_acc'"):
-        train(model, data, sgd(model), batch_size=32, steps=20, check_every=3, record=lambda step, m: {"test_acc": 0})
+        train(model, data, sgd(model), batch_size=32, steps=20, record_every=3, record=lambda step, m: {"test_acc": 0})
 
 
-@pytest.mark.parametrize("where", ["record", "progress", "criterion", "scheduler"])
+@pytest.mark.parametrize("where", ["record", "progress", "criterion", "schedule"])
 def test_an_error_of_the_user_takes_the_records_with_it(data, where):
     model, calls = net(), []
     optimizer = sgd(model)
@@ -377,14 +419,14 @@ def test_an_error_of_the_user_takes_the_records_with_it(data, where):
         settings = {"progress": lambda total: bar}
     if where == "criterion":
         hook = model.register_forward_hook(lambda layer, *args: fails() or None if layer.training else None)
-    if where == "scheduler":
-        settings = {"scheduler": LambdaLR(optimizer, lambda step: fails() or 1.0)}
+    if where == "schedule":
+        settings = {"schedule": lambda step: fails() or 1.0}
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
-        train(model, data, optimizer, batch_size=32, steps=50, check_every=2, **settings)
+        train(model, data, optimizer, batch_size=32, steps=50, record_every=2, **settings)
     if where == "criterion":
         hook.remove()
-    records = caught.value.so_far
-    assert records["step"].tolist() == (list(range(2, 13, 2)) if where == "record" else [2, 4])
+    records = caught.value.so_far.records
+    assert records["step"].tolist() == (list(range(2, 11, 2)) if where == "record" else [2, 4])
     assert records["train_loss"].notna().all() and "so_far" in caught.value.__notes__[0]
 
 
@@ -398,23 +440,15 @@ def test_progress_must_make_a_bar(data, made):
     assert_same(model, net())
 
 
-def test_tqdm_counts_a_training_of_unknown_length(data, capsys):
-    from tqdm import tqdm
-
-    model = net()
-    train(model, data, sgd(model), batch_size=32, stop_loss=100.0, check_every=3, progress=tqdm)
-    assert "3it" in capsys.readouterr().err
-
-
 def test_progress(data, capsys):
     from tqdm import tqdm
 
     bars.clear()
     model = net()
     train(model, data, sgd(model), batch_size=32, steps=7, progress=Bar)
-    train(model, data, sgd(model, 1e9), batch_size=32, stop_loss=0.0, progress=Bar)
+    train(model, data, sgd(model, 1e9), batch_size=32, steps=700, progress=Bar)
     assert (bars[0].total, bars[0].n, bars[0].closed) == (7, 7, 1)
-    assert bars[1].total is None and bars[1].closed == 1
+    assert bars[1].total == 700 and bars[1].closed == 1
     model = net()
     train(model, data, sgd(model), batch_size=32, steps=7, progress=tqdm)
     assert "7/7" in capsys.readouterr().err
@@ -425,32 +459,33 @@ def test_progress(data, capsys):
 
 def test_it_stops_at_a_loss(data):
     model = net()
-    records = train(model, data, sgd(model, 0.2), batch_size=8, stop_loss=0.5, steps=3000, check_every=10)
+    settings = {"batch_size": 8, "stop_loss": 0.5, "check_every": 10, "record_every": 10}
+    records, status = train(model, data, sgd(model, 0.2), steps=3000, **settings)
     losses = records["train_loss"].to_numpy()
-    assert records.attrs["status"] == "stop_loss" and losses[-1] <= 0.5 and (losses[:-1] > 0.5).all()
+    assert status == "stop_loss" and losses[-1] <= 0.5 and (losses[:-1] > 0.5).all()
     assert records["step"].tolist() == list(range(10, 10 * len(losses) + 1, 10))
     model = net()
-    assert train(model, data, sgd(model), batch_size=8, stop_loss=1e-9, steps=5).attrs["status"] == "steps"
+    assert train(model, data, sgd(model), batch_size=8, stop_loss=1e-9, steps=5).status == "steps"
 
 
 def test_divergence_ends_before_the_update_and_the_model_can_be_trained_again(data):
     model = net()
-    records = train(model, data, sgd(model, 1e9), batch_size=32, steps=50, check_every=50)
-    assert records.attrs["status"] == "diverged"
+    records, status = train(model, data, sgd(model, 1e9), batch_size=32, steps=50, check_every=50)
+    assert status == "diverged"
     assert records["step"].iloc[-1] == records["gradients"].iloc[-1] + 1 < 50
     assert math.isnan(records["train_loss"].iloc[-1]) and list(records.columns) == COLUMNS
     assert all(p.isfinite().all() for p in model.parameters()) and model.training
     start = net()
     model.load_state_dict(start.state_dict())
-    assert train(model, data, sgd(model), batch_size=32, steps=5).attrs["status"] == "steps"
+    assert train(model, data, sgd(model), batch_size=32, steps=5).status == "steps"
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam", "sam"])
 def test_a_nan_in_the_first_batch_leaves_the_weights(data, name):
     spoilt = data._replace(x_train=torch.full_like(data.x_train, math.nan))
     model = net()
-    records = train(model, spoilt, OPTIMIZERS[name](model.parameters()), batch_size=32, steps=5)
-    assert records.attrs["status"] == "diverged" and records["step"].tolist() == [1]
+    records, status = train(model, spoilt, OPTIMIZERS[name](model.parameters()), batch_size=32, steps=5)
+    assert status == "diverged" and records["step"].tolist() == [1]
     assert_same(model, net())
 
 
@@ -459,8 +494,8 @@ def test_a_nan_found_at_a_check_is_divergence(data):
     x = data.x_train.clone()
     x[[i for i in range(96) if i not in last.tolist()]] = math.nan  # in no batch of the first epoch
     model = net()
-    records = train(model, data._replace(x_train=x), sgd(model), batch_size=95, steps=1)
-    assert records.attrs["status"] == "diverged" and math.isnan(records["train_loss"].iloc[-1])
+    records, status = train(model, data._replace(x_train=x), sgd(model), batch_size=95, steps=1)
+    assert status == "diverged" and math.isnan(records["train_loss"].iloc[-1])
     assert all(p.isfinite().all() for p in model.parameters())
 
 
@@ -484,7 +519,7 @@ class Interrupt:
         return lambda layer, *args: self.hook(layer) if layer.training == training else None
 
 
-@pytest.mark.parametrize("where", ["forward", "backward", "evaluation", "record", "progress", "scheduler"])
+@pytest.mark.parametrize("where", ["forward", "backward", "evaluation", "record", "progress", "schedule"])
 @pytest.mark.parametrize("name", ["momentum", "sam"])
 def test_stop_leaves_a_model_and_the_records(data, name, where):
     model = net(norm="batch")
@@ -503,20 +538,20 @@ def test_stop_leaves_a_model_and_the_records(data, name, where):
         bar.update = interrupt
         settings["progress"] = lambda total: bar
     else:
-        settings["scheduler"] = LambdaLR(optimizer, lambda step: interrupt() or 1.0)
+        settings["schedule"] = lambda step: interrupt() or 1.0
     perturbed = []
     if name == "sam" and where in ("forward", "backward"):  # the eighth pass is at perturbed weights
         original = optimizer.restore
         optimizer.restore = lambda: (perturbed.append(bool(optimizer._saved[0])), original())
-    records = train(model, data, optimizer, batch_size=32, steps=1000, check_every=1, **settings)
+    records, status = train(model, data, optimizer, batch_size=32, steps=1000, record_every=1, **settings)
     for hook in hooks:
         hook.remove()
-    assert records.attrs["status"] == "stopped"
+    assert status == "stopped"
     assert 1 <= len(records) < 12 and list(records.columns) == COLUMNS
     assert all(layer.training for layer in model.modules())
     assert not perturbed or perturbed[-1]
     after = train(model, data, sgd(model), batch_size=32, steps=5)
-    assert after.attrs["status"] == "steps" and math.isfinite(after["train_loss"].iloc[-1])
+    assert after.status == "steps" and math.isfinite(after.records["train_loss"].iloc[-1])
 
 
 def test_stop_in_the_perturbed_pass_leaves_the_weights_of_the_last_step(data):
@@ -533,16 +568,16 @@ def test_stop_in_the_perturbed_pass_leaves_the_weights_of_the_last_step(data):
 def test_stop_before_the_first_check_still_has_columns(data):
     model = net()
     hook = model[1].register_full_backward_hook(Interrupt(at=1).hook)
-    records = train(model, data, sgd(model), batch_size=32, steps=10)
+    records, status = train(model, data, sgd(model), batch_size=32, steps=10)
     hook.remove()
-    assert list(records.columns) == COLUMNS and len(records) == 0 and records.attrs["status"] == "stopped"
+    assert list(records.columns) == COLUMNS and len(records) == 0 and status == "stopped"
 
 
 def test_other_errors_come_through_with_the_mode_put_back(data):
     model = net().eval()
     bars.clear()
     with pytest.raises(ZeroDivisionError):
-        train(model, data, sgd(model), batch_size=32, steps=10, check_every=1, record=lambda s, m: 1 / 0, progress=Bar)
+        train(model, data, sgd(model), batch_size=32, steps=10, record_every=1, record=lambda s, m: 1 / 0, progress=Bar)
     assert not model.training and bars[0].closed == 1
 
 
@@ -552,53 +587,53 @@ def test_other_errors_come_through_with_the_mode_put_back(data):
 def run(path, data, name, *, steps=20, interrupt=None, schedule=True, **settings):
     model = noisy_net()
     optimizer = OPTIMIZERS[name](model.parameters())
-    scheduler = CosineAnnealingLR(optimizer, T_max=20) if schedule else None
     hook = model[2].register_full_backward_hook(Interrupt(interrupt).hook)
-    arguments = {"batch_size": 20, "steps": steps, "check_every": 3, "scheduler": scheduler, "checkpoint": path}
-    records = train(model, data, optimizer, **arguments | settings)
+    arguments = {"batch_size": 20, "steps": steps, "check_every": 3, "record_every": 3, "checkpoint": path}
+    arguments["schedule"] = cosine if schedule else None
+    done = train(model, data, optimizer, **arguments | settings)
     hook.remove()
-    return model, records, optimizer
+    return model, done, optimizer
 
 
 @pytest.mark.parametrize("schedule", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_interrupted_and_resumed_is_uninterrupted(data, tmp_path, name, schedule):
     path = tmp_path / "run.pt"
-    model, records, _ = run(None, data, name, schedule=schedule)
+    model, expected, _ = run(None, data, name, schedule=schedule)
     times = 2 if name == "sam" else 1
     for at in (8, 4):  # between checks, in the second and in the third epoch
         _, part, _ = run(path, data, name, schedule=schedule, interrupt=at * times)
-        assert part.attrs["status"] == "stopped" and 0 < len(part) < len(records)
+        assert part.status == "stopped" and 0 < len(part.records) < len(expected.records)
     resumed, again, optimizer = run(str(path), data, name, schedule=schedule)
     assert_same(model, resumed)
-    pd.testing.assert_frame_equal(records, again, check_exact=True)
-    assert again.attrs == records.attrs == {"status": "steps"}
+    pd.testing.assert_frame_equal(expected.records, again.records, check_exact=True)
+    assert again.status == expected.status == "steps"
     # a finished run is not trained again
     finished, same, _ = run(path, data, name, schedule=schedule, interrupt=1)
     assert_same(model, finished)
-    pd.testing.assert_frame_equal(records, same, check_exact=True)
+    pd.testing.assert_frame_equal(expected.records, same.records, check_exact=True)
     assert os.listdir(tmp_path) == ["run.pt"]
 
 
 def test_resuming_with_the_same_objects(data, tmp_path):
     path = tmp_path / "run.pt"
-    expected, records, _ = run(None, data, "momentum")
+    expected, (records, _), _ = run(None, data, "momentum")
     model = noisy_net()
     optimizer = OPTIMIZERS["momentum"](model.parameters())
-    scheduler = CosineAnnealingLR(optimizer, T_max=20)
-    arguments = {"batch_size": 20, "steps": 20, "check_every": 3, "scheduler": scheduler, "checkpoint": path}
+    arguments = {"batch_size": 20, "steps": 20, "check_every": 3, "record_every": 3, "schedule": cosine}
+    arguments["checkpoint"] = path
     hook = model[2].register_full_backward_hook(Interrupt(11).hook)
-    assert train(model, data, optimizer, **arguments).attrs["status"] == "stopped"
+    assert train(model, data, optimizer, **arguments).status == "stopped"
     hook.remove()
-    again = train(model, data, optimizer, **arguments)
+    again = train(model, data, optimizer, **arguments).records
     assert_same(model, expected)
     pd.testing.assert_frame_equal(records, again, check_exact=True)
 
 
 def test_more_steps_go_on_from_a_finished_run(data, tmp_path):
-    expected, records, _ = run(None, data, "adam", steps=21)
-    run(tmp_path / "run.pt", data, "adam", steps=12)
-    model, again, _ = run(tmp_path / "run.pt", data, "adam", steps=21)
+    expected, (records, _), _ = run(None, data, "adam", steps=21)
+    assert run(tmp_path / "run.pt", data, "adam", steps=13)[1].records["step"].tolist() == [3, 6, 9, 12, 13]
+    model, (again, _), _ = run(tmp_path / "run.pt", data, "adam", steps=21)
     assert_same(model, expected)
     pd.testing.assert_frame_equal(records, again, check_exact=True)
     with pytest.raises(ValueError, match=r"run.pt is at step 21, beyond steps=12"):
@@ -606,17 +641,19 @@ def test_more_steps_go_on_from_a_finished_run(data, tmp_path):
 
 
 def test_a_run_stopped_at_its_loss_stays_stopped(data, tmp_path):
-    model, records, _ = run(tmp_path / "run.pt", data, "adam", steps=None, stop_loss=2.2)
-    again, same, _ = run(tmp_path / "run.pt", data, "adam", steps=None, stop_loss=2.2, interrupt=1)
+    arguments = {"steps": 500, "record_every": 100, "record": lambda step, model: {"twice": 2 * step}}
+    model, first, _ = run(tmp_path / "run.pt", data, "adam", stop_loss=2.2, **arguments)
+    again, same, _ = run(tmp_path / "run.pt", data, "adam", stop_loss=2.2, interrupt=1, **arguments)
     assert_same(model, again)
-    assert same.attrs["status"] == records.attrs["status"] == "stop_loss"
-    lower = run(tmp_path / "run.pt", data, "adam", steps=None, stop_loss=2.0)[1]
-    assert len(lower) > len(records) and lower.attrs["status"] == "stop_loss"
+    assert same.status == first.status == "stop_loss"
+    pd.testing.assert_frame_equal(first.records, same.records, check_exact=True)
+    lower = run(tmp_path / "run.pt", data, "adam", stop_loss=2.0, **arguments)[1]
+    assert lower.records["step"].iloc[-1] > first.records["step"].iloc[-1] and lower.status == "stop_loss"
 
 
 def test_a_crash_while_writing_keeps_the_old_file(data, tmp_path, monkeypatch):
     path = tmp_path / "run.pt"
-    expected, records, _ = run(None, data, "adam")
+    expected, (records, _), _ = run(None, data, "adam")
     run(path, data, "adam", steps=6)
     old = path.read_bytes()
 
@@ -626,10 +663,11 @@ def test_a_crash_while_writing_keeps_the_old_file(data, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module.torch, "save", half)
-        assert run(path, data, "adam")[1].attrs["status"] == "stopped"
+        assert run(path, data, "adam")[1].status == "stopped"
     assert path.read_bytes() == old
     model, again, _ = run(path, data, "adam")
     assert_same(model, expected)
+    pd.testing.assert_frame_equal(records, again.records, check_exact=True)
 
 
 def test_a_checkpoint_of_other_settings(data, tmp_path):
@@ -641,7 +679,7 @@ def test_a_checkpoint_of_other_settings(data, tmp_path):
         run(path, data, "momentum", seed=1)
     with pytest.raises(ValueError, match="other settings, optimizer SGD instead of Adam"):
         run(path, data, "adam")
-    with pytest.raises(ValueError, match="other settings, scheduler CosineAnnealingLR instead of None"):
+    with pytest.raises(ValueError, match="other settings, schedule cosine .* instead of None"):
         run(path, data, "momentum", schedule=False)
     with pytest.raises(ValueError, match="other settings, lr 0.05 instead of 0.1"):
         run(path, data, "sgd")
@@ -654,8 +692,7 @@ def test_a_checkpoint_of_other_settings(data, tmp_path):
     model = net()
     optimizer = OPTIMIZERS["momentum"](model.parameters())
     with pytest.raises(ValueError, match=r"other settings, model \(1\): BatchNorm1d\(16.* instead of \(1\): ReLU"):
-        scheduler = CosineAnnealingLR(optimizer, T_max=20)
-        train(model, data, optimizer, batch_size=20, steps=20, scheduler=scheduler, checkpoint=path)
+        train(model, data, optimizer, batch_size=20, steps=20, record_every=3, schedule=cosine, checkpoint=path)
 
 
 def test_a_checkpoint_of_another_rho_or_base(data, tmp_path):
@@ -664,18 +701,16 @@ def test_a_checkpoint_of_another_rho_or_base(data, tmp_path):
     for base, rho, match in ((torch.optim.SGD, 0.2, "rho 0.1 instead of 0.2"), (torch.optim.Adam, 0.1, "base SGD")):
         model = noisy_net()
         optimizer = SAM(base(model.parameters(), lr=0.05), rho)
-        scheduler = CosineAnnealingLR(optimizer, T_max=20)
         with pytest.raises(ValueError, match=f"other settings, {match}"):
-            train(model, data, optimizer, batch_size=20, steps=20, scheduler=scheduler, checkpoint=path)
+            train(model, data, optimizer, batch_size=20, steps=20, record_every=3, schedule=cosine, checkpoint=path)
 
 
-def resumed(path, data, *, make=noisy_net, optimizer=None, scheduler=None, **settings):
+def resumed(path, data, *, make=noisy_net, optimizer=None, **settings):
     """Go on with what `path` holds, 4 steps after its 4, or begin it."""
     model = make()
     optimizer = (optimizer or (lambda model: SAM(sgd(model, 0.05), 0.1)))(model)
-    scheduler = scheduler and scheduler(optimizer)
-    steps = 8 if path.exists() else 4
-    return train(model, data, optimizer, scheduler=scheduler, batch_size=20, steps=steps, checkpoint=path, **settings)
+    settings = {"batch_size": 20, "steps": 8 if path.exists() else 4, "record_every": 4, "checkpoint": path} | settings
+    return train(model, data, optimizer, **settings).records
 
 
 def of_width(width):
@@ -683,7 +718,7 @@ def of_width(width):
 
 
 def warm_up(steps):
-    return lambda optimizer: LambdaLR(optimizer, lambda step: min(1, (step + 1) / steps))
+    return lambda step: min(1, (step + 1) / steps)
 
 
 def weighted(weight):
@@ -745,12 +780,9 @@ ANOTHER = {  # what the file was made with, what goes on with it, and what the r
         {"criterion": nn.CrossEntropyLoss(torch.ones(10), label_smoothing=0.1)},
         "criterion CrossEntropyLoss",
     ),
-    "length of the schedule": (
-        {"scheduler": lambda o: CosineAnnealingLR(o, 20)},
-        {"scheduler": lambda o: CosineAnnealingLR(o, 30)},
-        "T_max of the scheduler 20 instead of 30",
-    ),
-    "function of the schedule": ({"scheduler": warm_up(3)}, {"scheduler": warm_up(5)}, "lr_lambdas of the scheduler"),
+    "number of the schedule": ({"schedule": warm_up(3)}, {"schedule": warm_up(5)}, "schedule warm_up"),
+    "another schedule": ({"schedule": warm_up(3)}, {"schedule": cosine}, "schedule warm_up.* instead of cosine"),
+    "rows": ({}, {"record_every": 2}, "record_every 4 instead of 2"),
     "dropout": ({}, {"make": with_layers(lambda m: setattr(m[3], "p", 0.1))}, r"model \(3\): Dropout\(p=0.5.*p=0.1"),
     "a frozen layer": (
         {},
@@ -818,7 +850,7 @@ def test_a_file_of_another_version_is_named_as_such(data, tmp_path, key, value):
     if value is None:
         del saved["settings"][key]
     torch.save(saved, path)
-    match = "written in format 1, and this version reads 2" if key == "format" else f"{key} {value} instead of"
+    match = "written in format 1, and this version reads 3" if key == "format" else f"{key} {value} instead of"
     with pytest.raises(ValueError, match=match):
         resumed(path, data)
 
@@ -830,7 +862,7 @@ def test_the_same_settings_in_other_numbers_and_places_go_on(data, tmp_path):
         )
 
     path = tmp_path / "run.pt"
-    schedule = {"scheduler": lambda o: MultiStepLR(o, [np.int64(3)], gamma=np.float64(0.5))}
+    schedule = {"schedule": lambda step: np.float64(0.5) ** (step > 3)}
     resumed(path, data, optimizer=of_numpy, criterion=weighted(torch.ones(10)), record=numpy_record, **schedule)
     records = resumed(path, data, criterion=weighted(torch.ones(10)), seed=np.int64(0), record=numpy_record, **schedule)
     plain = resumed(tmp_path / "other.pt", data, criterion=weighted(torch.ones(10)), record=numpy_record, **schedule)
@@ -843,29 +875,15 @@ def numpy_record(step, model):
     return {"twice": np.int64(2 * step), "share": np.float32(0.5), "word": "a", "one": torch.ones(1), "none": None}
 
 
-@pytest.mark.parametrize(
-    "schedule", [partial(OneCycleLR, max_lr=0.1, total_steps=20), partial(CyclicLR, base_lr=0.05, max_lr=0.1)]
-)
-def test_schedules_that_move_momentum_go_on_with_the_same_objects(data, tmp_path, schedule):
-    expected, model = noisy_net(), noisy_net()
-    optimizers = [sgd(m, 0.05, momentum=0.9) for m in (expected, model)]
-    schedulers = [schedule(o) for o in optimizers]
-    train(expected, data, optimizers[0], batch_size=20, steps=8, check_every=4, scheduler=schedulers[0])
-    for steps in (4, 8):
-        arguments = {"batch_size": 20, "steps": steps, "check_every": 4, "checkpoint": tmp_path / "run.pt"}
-        train(model, data, optimizers[1], scheduler=schedulers[1], **arguments)
-    assert_same(model, expected)
-
-
 def test_a_state_that_could_not_be_read_again_is_named_when_it_is_written(data, tmp_path):
-    class Odd(LambdaLR):
+    class Odd(torch.optim.SGD):
         def state_dict(self):
             return super().state_dict() | {"since": complex, "at": pd.Timestamp("2020-01-01")}
 
     with pytest.raises(
         ValueError, match=r"run.pt can hold numbers, words and tensors, but a state of the .* has others"
     ):
-        resumed(tmp_path / "run.pt", data, scheduler=lambda o: Odd(o, lambda step: 1.0))
+        resumed(tmp_path / "run.pt", data, optimizer=lambda m: Odd(m.parameters(), lr=0.1))
     assert os.listdir(tmp_path) == []
 
 
@@ -952,12 +970,14 @@ def test_the_settings_of_a_wrapper_of_ones_own_are_compared(data, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"steps": None}, "steps or stop_loss must say when to end, got neither"),
+        ({"steps": None}, "steps must be an integer >= 1, got None"),
         ({"steps": 0}, "steps must be an integer >= 1, got 0"),
         ({"steps": 2.5}, "steps must be an integer >= 1, got 2.5"),
         ({"check_every": 0}, "check_every must be an integer >= 1, got 0"),
-        ({"stop_loss": math.nan}, "stop_loss must be a finite number, got nan"),
-        ({"stop_loss": "0.1"}, "stop_loss must be a finite number, got '0.1'"),
+        ({"stop_loss": math.nan}, "stop_loss must be a finite number > 0, got nan"),
+        ({"stop_loss": 0.0}, "stop_loss must be a finite number > 0, got 0.0"),
+        ({"record_every": 1.5}, "record_every must be an integer >= 1, got 1.5"),
+        ({"stop_loss": "0.1"}, "stop_loss must be a finite number > 0, got '0.1'"),
         ({"seed": 0.5}, "seed must be an integer from 0 to .*, got 0.5"),
         ({"batch_size": 97}, "batch_size must be an integer from 1 to 96, got 97"),
         ({"batch_size": 0}, "batch_size must be an integer from 1 to 96, got 0"),
@@ -1004,18 +1024,6 @@ def test_something_must_be_left_to_train(data):
     model = net().requires_grad_(False)
     with pytest.raises(ValueError, match="optimizer must hold a parameter to train, but all have requires_grad=False"):
         train(model, data, sgd(model), batch_size=32, steps=5)
-
-
-def test_a_scheduler_is_one_of_this_optimizer_that_needs_no_value(data):
-    model = net()
-    optimizer = SAM(sgd(model), 0.05)
-    with pytest.raises(
-        ValueError, match="scheduler must be one whose step.. needs no value, got 'ReduceLROnPlateau'; "
-    ):
-        train(model, data, optimizer, batch_size=32, steps=5, scheduler=ReduceLROnPlateau(optimizer))
-    with pytest.raises(ValueError, match="scheduler must be one of this optimizer, got one of another"):
-        train(model, data, optimizer, batch_size=32, steps=5, scheduler=CosineAnnealingLR(sgd(model), 5))
-    assert_same(model, net())
 
 
 @pytest.mark.parametrize(

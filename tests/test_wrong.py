@@ -8,6 +8,7 @@ import ast
 import contextlib
 import gc
 import io
+import itertools
 import json
 import os
 import runpy
@@ -15,6 +16,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,7 @@ MUTANTS = [
 ]
 TESTS = sorted({mutant.values[-1] for mutant in MUTANTS})
 NOT_A_FAULT = {"NameError", "UnboundLocalError", "AttributeError", "ImportError", "ModuleNotFoundError", "SyntaxError"}
+LAYOUT = {tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider"]
 SECONDS = 300  # then a test that does not end is killed; all named tests together take 60 on a busy machine
 
@@ -58,6 +62,37 @@ def copy_of_the_package(folder):
     return folder
 
 
+def tokens(text):
+    """What Python reads of it, without layout, comments and the commas of broken lines: (word, start, end) each."""
+    lines, found = text.splitlines(keepends=True), []
+    starts = [0, *itertools.accumulate(map(len, lines))]
+    with contextlib.suppress(tokenize.TokenError):  # a part of a statement may have brackets that stay open
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type not in LAYOUT and token.string:
+                a, b = (starts[row - 1] + column for row, column in (token.start, token.end))
+                found.append((token.string, a, b))
+    return [
+        t
+        for t, after in zip(found, [*found[1:], ("", 0, 0)], strict=True)
+        if t[0] != "," or after[0] not in (")", "]", "}")
+    ]
+
+
+def where(part, source):
+    """The places (start, end) at which `part` stands in `source`: as it is, or else however it is broken over lines."""
+    if source.count(part) == 1:
+        return [(at := source.index(part), at + len(part))]
+    words, there = [word for word, _, _ in tokens(textwrap.dedent(part))], tokens(source)
+    n, names = len(words), [word for word, _, _ in there]
+    return [(there[i][1], there[i + n - 1][2]) for i in range(len(names) - n + 1) if names[i : i + n] == words]
+
+
+def test_a_fault_is_planted_however_the_line_is_broken():
+    source = "def f(x):\n    y = g(\n        x,  # the point\n        2,\n    )\n    return y + g(x, 3)\n"
+    assert [source[a:b] for a, b in where("g(x, 2)", source)] == ["g(\n        x,  # the point\n        2,\n    )"]
+    assert len(where("g( x,", source)) == 2 and not where("g(x, 4)", source)
+
+
 def test_every_part_has_its_table_and_every_fault_its_name():
     assert {t.stem for t in TABLES} >= {"sam", "training", "hessian", "sharpness", "landscape_toys", "jiang"}
     names = [mutant.id for mutant in MUTANTS]
@@ -74,8 +109,10 @@ def test_without_a_fault_every_named_test_passes(outcome, tmp_path):
 @pytest.mark.parametrize(("name", "file", "right", "wrong", "test"), MUTANTS)
 def test_a_fault_is_found(outcome, tmp_path, name, file, right, wrong, test):
     source = (ROOT / file).read_text(encoding="utf-8")
-    assert source.count(right) == 1, f"{right!r} must stand once in {file}, and does {source.count(right)} times"
-    planted = source.replace(right, wrong)
+    places = where(right, source)
+    assert len(places) == 1, f"{right!r} must stand once in {file}, and does {len(places)} times"
+    start, end = places[0]
+    planted = source[:start] + (wrong if source[start:end] == right else wrong.strip()) + source[end:]
     assert ast.dump(ast.parse(planted)) != ast.dump(ast.parse(source))
     (copy_of_the_package(tmp_path) / file).write_text(planted, encoding="utf-8")
     result = outcome(tmp_path, [test])

@@ -263,13 +263,6 @@ MUTANTS = [
         _S + "settings_of_one_kind_make_a_column_of_that_kind",
     ),
     (
-        "the status of a training is lost",
-        _SWEEP,
-        "for name, value in told.items() if name not in table",
-        "for name, value in told.items() if name in table",
-        _S + "a_diverged_run_says_so_in_the_table",
-    ),
-    (
         "what work returned is overwritten by the setting",
         _SWEEP,
         "if name in table and not all(",

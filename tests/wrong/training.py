@@ -2,7 +2,7 @@
 
 _TRAIN, _CHECKPOINT = "sam_lite/train.py", "sam_lite/checkpoint.py"
 _STARTING, _CALLBACKS, _DESCRIBE = "sam_lite/starting.py", "sam_lite/callbacks.py", "sam_lite/describe.py"
-_ENSEMBLE, _STACKED = "sam_lite/ensemble.py", "sam_lite/stacked.py"
+_ENSEMBLE, _UPDATES, _STACKED = "sam_lite/ensemble.py", "sam_lite/updates.py", "sam_lite/stacked.py"
 _DATA, _MODELS, _IMAGES = "sam_lite/data.py", "sam_lite/models.py", "sam_lite/images.py"
 
 MUTANTS = [
@@ -28,11 +28,32 @@ MUTANTS = [
         "tests/test_train.py::test_with_equal_points_only_dropout_tells_seeds_apart",
     ),
     (
-        "scheduler never steps",
+        "the schedule is a step late",
         _TRAIN,
-        "                    scheduler.step()",
-        "                    batch.step += 0",
-        "tests/test_train.py::test_the_scheduler_steps_with_every_step",
+        "set_rate(batch.step)",
+        "set_rate(batch.step + 1)",
+        "tests/test_train.py::test_a_schedule_multiplies_the_rates_as_torchs_scheduler_does_and_is_gone_afterwards",
+    ),
+    (
+        "the last rate of a schedule stays",
+        _TRAIN,
+        "set_rate(0, 1.0)",
+        "pass",
+        "tests/test_train.py::test_a_schedule_multiplies_the_rates_as_torchs_scheduler_does_and_is_gone_afterwards",
+    ),
+    (
+        "a row does not end a training",
+        _TRAIN,
+        "if status := _status(now, steps, stop_loss):",
+        "if checked and (status := _status(now, steps, stop_loss)):",
+        "tests/test_train.py::test_a_row_can_end_it_too_as_in_an_ensemble",
+    ),
+    (
+        "the end of a shorter training stays among the rows of a longer",
+        _TRAIN,
+        "save(path, settings, parts, generators, [*rows, now])",
+        "save(path, settings, parts, generators, rows + [now] * (2 if batch.step == steps and not recorded else 1))",
+        "tests/test_train.py::test_more_steps_go_on_from_a_finished_run",
     ),
     (
         "stops above the loss",
@@ -142,10 +163,10 @@ MUTANTS = [
     ),
     (
         "resumed with another schedule",
-        _CHECKPOINT,
-        "say(value) for name, value in settings_in(scheduler).items()",
-        "name for name in settings_in(scheduler)",
-        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[length of the schedule]",
+        _TRAIN,
+        '{"schedule": schedule, "record_every": record_every}',
+        '{"record_every": record_every}',
+        "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[number of the schedule]",
     ),
     (
         "resumed with another criterion",
@@ -206,23 +227,9 @@ MUTANTS = [
     (
         "an error takes the records away",
         _CALLBACKS,
-        "error.so_far = so_far()",
+        "error.so_far = there = so_far()",
         "error.so_far = None",
         "tests/test_train.py::test_an_error_of_the_user_takes_the_records_with_it[record]",
-    ),
-    (
-        "a bar of unknown length counted as none",
-        _CALLBACKS,
-        "    if progress is None:",
-        "    if not made:",
-        "tests/test_train.py::test_tqdm_counts_a_training_of_unknown_length",
-    ),
-    (
-        "a scheduler of another optimizer",
-        _TRAIN,
-        'if getattr(scheduler, "optimizer", optimizer).param_groups is not optimizer.param_groups:',
-        "if False:",
-        "tests/test_train.py::test_a_scheduler_is_one_of_this_optimizer_that_needs_no_value",
     ),
     (
         "the same batches for all seeds",
@@ -240,21 +247,21 @@ MUTANTS = [
     ),
     (
         "momentum shared",
-        _ENSEMBLE,
+        _UPDATES,
         ".add_(grads[name])\n",
         ".add_(grads[name].mean(0))\n",
         "tests/test_ensemble.py::test_each_member_follows_the_path_it_would_take_alone[momentum and decay]",
     ),
     (
         "weight decay forgotten",
-        _ENSEMBLE,
+        _UPDATES,
         "grads = _decayed(group, grads)\n",
         "pass\n",
         "tests/test_ensemble.py::test_each_member_follows_the_path_it_would_take_alone[momentum and decay]",
     ),
     (
         "Adam's second moment without its correction",
-        _ENSEMBLE,
+        _UPDATES,
         ".div_(math.sqrt(1 - b2**step))",
         "",
         "tests/test_ensemble.py::test_each_member_follows_the_path_it_would_take_alone[adam]",
@@ -338,7 +345,7 @@ MUTANTS = [
     ),
     (
         "a diverged member poisons its neighbours",
-        _ENSEMBLE,
+        _UPDATES,
         "grads = _decayed(group, grads)\n",
         "grads = {name: g + 0 * g.sum(0) for name, g in _decayed(group, grads).items()}\n",
         "tests/test_ensemble.py::test_a_diverged_member_is_marked_and_poisons_nobody",
@@ -548,13 +555,6 @@ MUTANTS = [
         'getattr(value, "ndim", 1) == 0',
         "type(value) is not list",
         "tests/test_ensemble.py::test_numbers_of_numpy_and_torch_serve_too",
-    ),
-    (
-        "a schedule that needs a value gets none",
-        _TRAIN,
-        "inspect.signature(scheduler.step).bind()",
-        "inspect.signature(scheduler.step).bind(0)",
-        "tests/test_train.py::test_a_scheduler_is_one_of_this_optimizer_that_needs_no_value",
     ),
     (
         "normed weights taken for plain ones",
