@@ -11,6 +11,7 @@ from sam_lite.widgets import Choice, Picture, explorer
 
 DONE = {"marker": "o", "ms": 4, "alpha": 0.7}
 UNDONE = {"marker": "x", "ms": 5}
+DISTANCES = np.linspace(0, 1, 9)  # from a solution, in parts of the weights' norm
 
 
 def batch_explorer() -> ipywidgets.VBox:
@@ -110,8 +111,7 @@ def rho_explorer() -> ipywidgets.VBox:
         ax.text(x[-1], 1.12 * curves[0][-1], "SGD", color=plots.COLORS[0], ha="right", va="bottom")
         lines.append(_mark(ax, 1, marker="s", ms=4))
         names.append(ax.text(1, 1, "SAM", color=plots.COLORS[1], ha=side, va="top"))
-    plots.headline(axes[0], "Accuracy stays, until ρ is too large")
-    titles = [plots.headline(ax) for ax in axes[1:]]
+    _, *titles = [plots.headline(ax, "Accuracy stays, until ρ is too large") for ax in axes]
 
     def update(rho: float) -> str:
         at = rhos.index(rho)
@@ -138,9 +138,6 @@ def rho_explorer() -> ipywidgets.VBox:
         "the five. Right: the mean training loss at a distance from one solution, in parts of the weights' norm. From "
         "ρ = 0.15 on SAM no longer reaches the training loss of SGD, which the right picture shows at distance 0.",
     )
-
-
-DISTANCES = np.linspace(0, 1, 9)
 
 
 def valley(surface: np.ndarray) -> np.ndarray:

@@ -175,7 +175,7 @@ def valley() -> str:
 
     figure, ax = plots.subplots(width=6.5, height=3.8)
     z, w = np.meshgrid(np.linspace(-0.4, 1.9, 93), np.linspace(-0.75, 0.75, 61))
-    ax.contourf(z, w, (1 + z**2) * w**2 / 4, levels=np.linspace(0, 0.3, 13), cmap="Greys", extend="max")
+    ax.contourf(z, w, (1 + z**2) * w**2 / 4, levels=np.linspace(0, 0.3, 13), cmap="Greys", alpha=0.6, extend="max")
     ax.set(
         xlabel="along the valley (wide at 0, narrow at the right)",
         ylabel="across",

@@ -27,6 +27,10 @@ for (const figure of document.querySelectorAll("figure.live")) {
     };
     let table, asked = false, resting;
     const find = ([axes, all]) => all[axes.reduce((at, a) => at * table.shape[a] + +inputs[a].value, 0)];
+    const shown = number => {
+        const value = find(table.items[number]);
+        return value === "=" ? shown(number - 1) : value;  // the markers of a line that runs through all of them
+    };
     const rest = () => {
         const [words, ...numbers] = table.said.map(find);
         said.textContent = words.replace(/\0/g, () => numbers.shift());
@@ -34,15 +38,15 @@ for (const figure of document.querySelectorAll("figure.live")) {
     const draw = () => {
         asked = false;
         for (const mark of marks) {
-            const value = find(table.items[mark.dataset.item]);
-            if (mark.shown !== value) write(mark, mark.shown = value);
+            const value = shown(+mark.dataset.item);
+            if (mark.value !== value) write(mark, mark.value = value);
         }
     };
     const move = () => {
         for (const input of inputs) {
-            const shown = values(input)[input.value];
-            input.setAttribute("aria-valuetext", shown);
-            input.closest("div").querySelector("output").textContent = shown;
+            const value = values(input)[input.value];
+            input.setAttribute("aria-valuetext", value);
+            input.closest("div").querySelector("output").textContent = value;
         }
         if (!asked) requestAnimationFrame(draw);
         asked = true;

@@ -38,6 +38,7 @@ from sam_lite.widgets import Control, Picture
 FOLDER = Path(__file__).with_name("live")
 QUARTER = 4  # whole quarters of a pixel
 ROOM = 40  # pixels around the axes in which a line still has its course
+SAME = "="  # as the item before: the markers of a line that runs through all of them
 NUMBER = r"\d[\d.]*(?:e[+-]?\d+)?|\b(?:nan|inf)\b"
 FONT = "DejaVu Sans, Verdana, sans-serif"
 
@@ -162,8 +163,11 @@ def stored(artist: Artist, height: float) -> list[str]:
         return [text_lines(artist, height)]
     if not isinstance(artist, Line2D):
         raise TypeError(f"a mark that moves on a page must be a line or a text, got a {type(artist).__name__}")
-    line = [line_course(artist, height)] if artist.get_linestyle() != "None" else []
-    return line + ([marker_course(artist, height)] if has_markers(artist) else [])
+    both = [line_course(artist, height)] if artist.get_linestyle() != "None" else []
+    if has_markers(artist):
+        marks = marker_course(artist, height)
+        both.append(SAME if both and marks == both[0] else marks)
+    return both
 
 
 def has_markers(line: Line2D) -> bool:
@@ -234,7 +238,7 @@ def thin(values: np.ndarray) -> list:
 
 
 def table(picture: Picture, grid: dict[str, Sequence], controls: dict) -> dict:
-    """All that moves, for every state: {shape, items of the marks, items of the words}."""
+    """All that moves, for every state: {shape, items of the marks, said: items of the words}."""
     shape, height = [len(values) for values in grid.values()], picture.figure.bbox.height
     first = None
     rows, words = [], []
@@ -259,6 +263,12 @@ def look_up(item: list, shape: Sequence[int], at: Sequence[int]) -> str:
     for a in axes:
         place = place * shape[a] + at[a]
     return values[place]
+
+
+def item_of(found: dict, number: int, at: Sequence[int]) -> str:
+    """What a mark shows in a state."""
+    value = look_up(found["items"][number], found["shape"], at)
+    return item_of(found, number - 1, at) if value == SAME else value
 
 
 def said(found: dict, at: Sequence[int]) -> str:
@@ -298,7 +308,7 @@ def piece(name: str, picture: Picture, controls: dict, grid: dict[str, Sequence]
         box, marks = ax.bbox, ""
         for artist in (artist for artist in picture.moving if artist.axes is ax):
             for j, one in enumerate(style(artist)):
-                value = look_up(found["items"][at[artist] + j], found["shape"], start)
+                value = item_of(found, at[artist] + j, start)
                 one = one.replace(" ", f' data-item="{at[artist] + j}" ', 1)
                 clip = f' clip-path="url(#{name}-clip-{i})"' if artist.get_clip_on() and artist.get_clip_box() else ""
                 marks += f"<g{clip}><g transform='scale({1 / QUARTER})'>{filled(one, value)}</g></g>"
@@ -324,7 +334,7 @@ def data(picture: Image.Image, left: int, right: int) -> str:
     """A part of a picture, which has two pixels for each of the page, as an address."""
     buffer = io.BytesIO()
     part = picture.crop((2 * left, 0, 2 * right, picture.height))
-    part.quantize(64, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    part.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -111,8 +111,14 @@ def exporter(code: bool) -> Exporter:
 
 
 def markdown(source: str, path: Path = ROOT / "lectures") -> str:
-    """Markdown as HTML; local pictures are put inside."""
+    """Markdown as HTML; local pictures are put inside, and a graph of arrows becomes a table."""
+    source = re.sub(r"```mermaid\ngraph LR\n(.*?)```", _arrows, source, flags=re.DOTALL)
     return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True, path=str(path))).render(source)
+
+
+def _arrows(graph: re.Match) -> str:
+    rows = (line.strip().partition(" --> ") for line in graph[1].splitlines())
+    return "| file | imports |\n|---|---|\n" + "\n".join(f"| {a} | {b.replace(' & ', ', ')} |" for b, _, a in rows)
 
 
 def title_of(notebook: NotebookNode, default: str) -> str:
@@ -128,14 +134,13 @@ def body_of(notebook: NotebookNode, code: bool = True) -> str:
     """The cells of a notebook as HTML, or without code what they show. Every picture must have an alternative text."""
     notebook = nbformat.from_dict(notebook)
     notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "install"]  # nothing to read
-    names = [name for cell in notebook.cells if (name := explorer_of(cell))]
+    names: list[str] = []
     for cell in notebook.cells:
         if name := explorer_of(cell):
             captions = [output for output in cell.outputs if "text/markdown" in output.get("data", {})]
-            piece = {"text/html": (LIVE / f"{name}.html").read_text(encoding="utf-8")}
-            cell.outputs = [nbformat.v4.new_output("display_data", piece), *captions]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"the explorer {twice!r} stands on one page twice; its controls would have one name")
+            shown = {"text/html": moving(name, names.count(name))}
+            cell.outputs = [nbformat.v4.new_output("display_data", shown), *captions]
+            names.append(name)
     for output in (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs):
         data = output.get("data", {})
         if "text/latex" in data and "text/html" not in data:
@@ -156,6 +161,13 @@ def explorer_of(cell: NotebookNode) -> str:
     """The explorer that a cell shows, if it is one that can move on a page."""
     found = re.search(r"\b(\w+)_explorer\(\)", cell.source) if cell.cell_type == "code" else None
     return found[1] if found and (LIVE / f"{found[1]}.html").is_file() else ""
+
+
+def moving(name: str, before: int = 0) -> str:
+    """What `live.py` has stored of an explorer; before: how often it stands on the page already."""
+    piece = (LIVE / f"{name}.html").read_text(encoding="utf-8")
+    other = rf"\g<0>-{before + 1}" if before else r"\g<0>"
+    return re.sub(rf'((?:id|aria-labelledby)="|\(#){name}(?=["-])', other, piece)
 
 
 def folded(cell: NotebookNode) -> str:
