@@ -103,6 +103,14 @@ def test_code_that_only_makes_a_table_is_folded(source, what):
     assert pages.folded(new_code_cell(source, outputs=[shown], execution_count=1)) == what
 
 
+def test_imports_are_folded_and_what_follows_is_not():
+    cells = [new_code_cell("import a\nfrom b import c"), new_code_cell("x = 1"), new_code_cell("import d")]
+    body = pages.body_of(new_notebook(cells=cells))
+    assert body.count("<summary>Imports</summary>") == body.count("</details>") == 2
+    assert body.count("<div") == body.count("</div>")
+    assert body.index("</details>") < body.index(">x<") < body.rindex("<details")
+
+
 def test_an_explorer_moves_on_the_page_and_its_still_picture_is_not_there():
     shown = [
         new_output("display_data", {"image/png": DOT}, metadata={"image/png": {"alt": "a dot"}}),

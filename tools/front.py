@@ -175,7 +175,7 @@ def valley() -> str:
 
     figure, ax = plots.subplots(width=6.5, height=3.8)
     z, w = np.meshgrid(np.linspace(-0.4, 1.9, 93), np.linspace(-0.75, 0.75, 61))
-    ax.contourf(z, w, (1 + z**2) * w**2 / 4, levels=np.linspace(0, 0.3, 13), cmap="Greys", alpha=0.6, extend="max")
+    ax.contourf(z, w, (1 + z**2) * w**2 / 4, levels=np.linspace(0, 0.66, 23), cmap="Greys", vmin=0, vmax=1.1)
     ax.set(
         xlabel="along the valley (wide at 0, narrow at the right)",
         ylabel="across",
@@ -193,7 +193,7 @@ def valley() -> str:
         step, both = int(step), (paths[0.0], paths[rho])
         curvature = [(1 + path[step, 0] ** 2) / 2 for path in both]
         for path, trail, ball, name, text, side in zip(
-            both, trails, balls, names, ("gradient descent", f"SAM, ρ = {rho:g}"), (-0.2, 0.1), strict=True
+            both, trails, balls, names, ("gradient descent", f"SAM, ρ = {rho:g}"), (-0.4, 0.1), strict=True
         ):
             trail.set_data(*path[: step + 1].T)
             ball.set_data(*path[step : step + 1].T)

@@ -150,10 +150,10 @@ def body_of(notebook: NotebookNode, code: bool = True) -> str:
     body, _ = exporter(code).from_notebook_node(notebook)
     for cell in notebook.cells if code else []:
         if what := folded(cell):
-            start = rf'(id="cell-id={re.escape(cell.id)}">\n)(<div class="input">.*?)(?=<div class="output_wrapper">)'
-            body = re.sub(
-                start, rf"\1<details class='code'><summary>{what}</summary>\2</details>", body, count=1, flags=re.DOTALL
-            )
+            end = r'(?=<div class="output_wrapper">|\n</div>\n<div class="cell |\n</div>\s*\Z)'
+            found = re.search(rf'id="cell-id={re.escape(cell.id)}">\n(<div class="input">.*?){end}', body, re.DOTALL)
+            summary = f"<details class='code'><summary>{what}</summary>"
+            body = f"{body[: found.start(1)]}{summary}{found[1]}</details>{body[found.end(1) :]}"
     return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")  # what becomes of equations in headings
 
 
@@ -171,13 +171,16 @@ def moving(name: str, before: int = 0) -> str:
 
 
 def folded(cell: NotebookNode) -> str:
-    """What stands in place of a cell's code until it is opened: it only draws, or only makes a table. Empty: nothing.
+    """What stands in place of a cell's code that only draws, makes a table or imports, until it is opened. Empty: nothing.
 
     The tags "fold" and "unfold" of a cell decide otherwise.
     """
     tags = cell.metadata.get("tags", [])
-    if cell.cell_type != "code" or "unfold" in tags or not cell.outputs:
+    if cell.cell_type != "code" or "unfold" in tags:
         return ""
+    if not cell.outputs:
+        imports = all(isinstance(one, ast.Import | ast.ImportFrom) for one in _statements(cell.source))
+        return "Imports" if imports else "Code" if "fold" in tags else ""
     if explorer_of(cell) or any("image/png" in output.get("data", {}) for output in cell.outputs):
         work = re.search(r"\bclaims\.|\btrain\w*\(|^def |\.backward\(|print\(", cell.source, re.MULTILINE)
         return "" if work and "fold" not in tags else "Code of this picture"
