@@ -110,7 +110,7 @@ def rho_explorer() -> ipywidgets.VBox:
         ax.plot(x, curves[0], color=plots.COLORS[0], linestyle="--")
         ax.text(x[-1], 1.12 * curves[0][-1], "SGD", color=plots.COLORS[0], ha="right", va="bottom")
         lines.append(_mark(ax, 1, marker="s", ms=4))
-        names.append(ax.text(1, 1, "SAM", color=plots.COLORS[1], ha=side, va="top"))
+        names.append(ax.text(1, 1, "SAM", color=plots.COLORS[1], ha=side, va="top", in_layout=False))
     _, *titles = [plots.headline(ax, "Accuracy stays, until ρ is too large") for ax in axes]
 
     def update(rho: float) -> str:

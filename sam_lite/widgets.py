@@ -25,9 +25,10 @@ from sam_lite import plots
 
 # Not both in one output: JupyterLab would show neither, once the kernel that has the widget is gone.
 LIVE = "sam-lite-live"
-ONE_PICTURE = (
-    f"<style>.jp-OutputArea:has(.{LIVE}) > .jp-OutputArea-child:has(.jp-RenderedImage) {{ display: none; }}</style>"
-)
+ONE_PICTURE = """<style>
+.jp-OutputArea:has(.sam-lite-live:not(.jupyter-widgets-disconnected)) > .jp-OutputArea-child:has(.jp-RenderedImage),
+.sam-lite-live.jupyter-widgets-disconnected { display: none; }
+</style>"""
 
 
 class Control(NamedTuple):

@@ -150,7 +150,7 @@ def test_a_kernel_restarted_while_it_trains_and_the_cell_run_again(opened):
     page.locator(".lm-Menu-item[data-command='kernelmenu:restart']").click()
     page.get_by_role("button", name="Confirm Kernel Restart").click()
     browser.idle(page)
-    assert page.locator(TWIN).is_visible()
+    assert page.locator(TWIN).is_visible() and not page.locator(PICTURE).is_visible()
     browser.run_cell(page)
     page.locator(PICTURE).wait_for()
     before = alt(page)
