@@ -46,13 +46,12 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
 
     def remember(module: nn.Module, _: object = None) -> None:
         for m in () if module in before else module.modules():
-            before.setdefault(m, [(name, b, b.clone()) for name, b in m.named_buffers(recurse=False)])
+            if m not in before:
+                before[m] = [(name, b, b.clone()) for name, b in m._buffers.items() if b is not None]
 
     hook = nn.modules.module.register_module_forward_pre_hook
     try:
-        with hook(remember) if modules is None else nullcontext(), warnings.catch_warnings():
-            # what is compiled may call the hook once more, which changes nothing
-            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+        with hook(remember) if modules is None else nullcontext(), _no_word_of_global_hooks():
             for module in modules or ():
                 remember(module)
             yield
@@ -61,6 +60,17 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
             for module, buffers in before.items():
                 for name, buffer, value in buffers:
                     setattr(module, name, buffer.copy_(value))
+
+
+@contextmanager
+def _no_word_of_global_hooks() -> Iterator[None]:
+    """What is compiled may call a hook once more, which changes nothing."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+        yield
 
 
 def check_model(model: nn.Module) -> None:
