@@ -47,7 +47,7 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
     def remember(module: nn.Module, _: object = None) -> None:
         for m in () if module in before else module.modules():
             if m not in before:
-                before[m] = [(name, b, b.clone()) for name, b in m._buffers.items() if b is not None]
+                before[m] = [(name, b, b.clone()) for name, b in m.named_buffers(recurse=False)]
 
     hook = nn.modules.module.register_module_forward_pre_hook
     try:
