@@ -1,7 +1,7 @@
 """Where the loss rises fastest: the worst step in a ball, to first order, one function for each shape of the ball.
 
-Each is pure, an `Ascent`: it knows gradients, weights and radius, and maps over an ensemble, each model by itself.
-The size of the gradient does not matter. A zero gradient gives a zero step; one that is not finite gives NaN.
+Each is an `Ascent`: a pure function of gradients, weights and radius that maps over an ensemble. The length of the
+gradient does not matter. A zero gradient gives a zero step; a gradient that is not finite gives NaN.
 """
 
 import math
@@ -35,7 +35,7 @@ def ascent(grads: Params, params: Params, rho: Radius) -> Params:
     """
     g: Sequence[Tensor] = list(grads.values())
     size = _norm(g)
-    if not _sure(size):  # of what has a size whose square is a number
+    if not _sure(size):  # first scale to a length whose square can be computed
         g = _each(torch._foreach_div, torch.div, g, in_range(size))
         size = nonzero(_norm(g))
     return dict(zip(grads, _each(torch._foreach_div, torch.div, g, size / rho), strict=True))
@@ -104,7 +104,7 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _sure(size: Tensor) -> bool:
-    """Whether squares are known to have been in range. Only a CPU's numbers are looked at: for them nothing waits."""
+    """Whether the squares are known to be in range. Only numbers on a CPU are read: reading a GPU's would wait for it."""
     if torch.compiler.is_compiling():
         return False
     while torch._C._functorch.is_functorch_wrapped_tensor(size):
@@ -116,7 +116,7 @@ def _sure(size: Tensor) -> bool:
 
 
 def _each(together: Callable, single: Callable, tensors: Sequence[Tensor], *args: Tensor) -> Sequence[Tensor]:
-    """One operation for all tensors together, many times faster on a GPU; one for each under vmap, which has no such."""
+    """One operation for all tensors together, which is many times faster on a GPU; under vmap, one for each tensor."""
     if torch._C._functorch.peek_interpreter_stack() is None:
         return together(tensors, *args)
     return [single(x, *args) for x in tensors]

@@ -1,6 +1,6 @@
 """What happens to batch statistics when weights move: kept, interpolated or recomputed.
 
-With statistics that belong to other weights, a loss may be far higher than the weights are to blame for.
+With statistics that belong to other weights, the loss may be much higher than the weights themselves explain.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,13 @@ def loss_between(
 ) -> Loss:
     """The loss on (x, y) in evaluation mode as a function of the weights, around two nets with batch norm.
 
-    The batch statistics are, with alpha the place of the weights along the line from `start` (0) to `end` (1),
-    "keep": the nearer net's (the loss jumps at alpha = 1/2); "interpolate": (1 - alpha) start's + alpha end's,
-    variances not below 0; or, for a tensor of training data (n, *features), recomputed from it at every point in one
-    pass, as `torch.optim.swa_utils.update_bn` does, with dropout off. At alpha = 0 and 1 each net's own loss comes
-    back; with recomputed statistics, if its own were made so. Raises ValueError for other words and for unlike nets.
+    alpha is the place of the weights along the line from `start` (0) to `end` (1). The batch statistics are
+    - "keep": those of the nearer net; the loss jumps at alpha = 1/2;
+    - "interpolate": (1 - alpha) times start's plus alpha times end's, with variances not below 0;
+    - a tensor of training data (n, *features): recomputed from it at every point in one pass with dropout off, as
+      `torch.optim.swa_utils.update_bn` does.
+    At alpha = 0 and 1 each net's own loss comes back; with recomputed statistics, only if its own were made so. Raises
+    ValueError for other words and for nets that differ in shape.
     """
     if not isinstance(statistics, Tensor) and statistics not in ("keep", "interpolate"):
         raise ValueError(

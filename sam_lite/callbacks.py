@@ -1,4 +1,4 @@
-"""What a user's own functions return while a training runs, checked: a bar of progress, and what is to be recorded."""
+"""Checks of what a user's own functions return during a training: the progress bar, and the values to record."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +25,9 @@ def bar(progress: Callable | None, **settings) -> Iterator[Callable[[int], objec
 
 @contextmanager
 def kept(so_far: Callable[[], object]) -> Iterator[None]:
-    """An error inside, such as one of the user's `record`, takes with it as `error.so_far` what was done until then.
+    """An error inside, such as one in the user's `record`, gets the attribute `so_far`: what was done until then.
 
-    None stands for nothing done.
+    so_far() returns it, or None if nothing was done.
     """
     try:
         yield

@@ -106,10 +106,19 @@ def check(
 ) -> Claim:
     """The verdict on a claim that is measured with several seeds.
 
-    values: one finite number per seed, two or more. The claim holds (✓) if their mean lies between `above` and `below`;
-    otherwise it does not (✗). Where the interval touches a bound, "(close)" stands behind the figure.
-    paper: its figure, with unit. unit: of ours. slide: number of the slide that makes the claim.
-    open: no verdict (○), since three half-widths of distance from the bound cannot be had; then bounds may be left out.
+    Args:
+        claim: what is claimed, in words; each text occurs once in a notebook.
+        values: one finite number per seed, two or more.
+        above, below: the claim holds (✓) if the mean of the values lies between them, otherwise not (✗). If the interval
+            touches a bound, "(close)" stands behind the figure.
+        paper: the paper's figure, with its unit.
+        unit: the unit of the values.
+        slide: number of the slide that makes the claim.
+        open: True gives no verdict (○), for a mean that cannot be had three half-widths away from the bound; then bounds
+            may be left out.
+
+    >>> check("Small batches end flatter (ratio)", [3.9, 4.1, 4.0] * 4, above=1, paper="8.7 to 223", slide=12).here
+    '≈ 4.00 ± 0.05'
     """
     values = [float(v) for v in values]
     if len(values) < 2:

@@ -1,9 +1,9 @@
 """The highest point of a loss over a box or ball of weights.
 
-A landscape is the loss, or the loss on each chunk of the data with its share, over u (p,) in the unit box or ball; the
-mean is meant. A climb is `(heights, u, base, steps) -> (point, height, ended)`: from u so many steps up. height >= base,
-the height of the centre; ended: a number of STATUS, or True for 0 (the last step brought less than 1% of the rise) and
-False for 1.
+`Heights` are the loss, or the losses of chunks of the data with their shares, as functions of u (p,) in the unit box or
+ball; their mean is meant. A climb is a function `(heights, u, base, steps) -> (point, height, ended)` that makes `steps`
+steps up from u. base is the height of the centre, and height >= base. ended is a number of STATUS, or True for 0 (the
+last step brought less than 1% of the rise) and False for 1.
 """
 
 from collections.abc import Callable
@@ -46,8 +46,8 @@ def slope(heights: Heights, u: Tensor) -> tuple[Tensor, Tensor]:
 def search(heights: Heights, starts: Tensor, steps: int, method: Climb) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The best of the climbs from starts (n_starts, p): its point, its height, that of the centre, and the STATUS.
 
-    3, "failed": by what the climb says, or because none found a point above a centre that lies on a slope.
-    4, "below resolution": all heights seen are the centre's to a hundred roundings. 2: one is not finite.
+    STATUS 2: a height is not finite. 3, "failed": the climb says so, or the centre lies on a slope and yet no climb found
+    a higher point. 4, "below resolution": all heights equal that of the centre to within a hundred roundings.
     """
     steps = require.whole("steps", steps)
     point = torch.zeros_like(starts[0])
@@ -69,12 +69,12 @@ def search(heights: Heights, starts: Tensor, steps: int, method: Climb) -> tuple
 
 
 def resolved(difference: Tensor, height: Tensor) -> Tensor:
-    """Whether a difference of heights near `height` is more than rounding, to 1%; 0 never is, NaN counts as more."""
+    """Whether a difference of heights near `height` is known to 1% despite rounding; 0 never is, NaN counts as known."""
     return ~(difference.abs() <= 100 * torch.finfo(height.dtype).eps * height.abs())
 
 
 def box(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps along the slope that triple, until every entry goes by its sign from face to face; shorter once it turns."""
+    """Climb in the box: the step triples until every coordinate jumps from face to face, and shrinks when the slope turns."""
 
     def step(g: Tensor, t: int) -> Tensor:
         g = unit(g)  # whose mean can be taken, whatever the unit of the loss
@@ -85,7 +85,7 @@ def box(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, 
 
 
 def ball(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps along the slope, twice through the ball and back to its surface; shorter once two slopes oppose."""
+    """Climb in the ball: steps of its diameter, then back to its surface; they shrink when two slopes oppose each other."""
 
     def project(u: Tensor) -> Tensor:
         return u / torch.linalg.vector_norm(u).clamp(min=1)
@@ -94,7 +94,7 @@ def ball(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor,
 
 
 def _ascend(heights: Heights, u: Tensor, base: Tensor, steps: int, towards, agree, project):
-    """Projected ascent without branches, so that it maps. Keeps the best point; the step grows again by and by."""
+    """Projected ascent without branches, so that it maps. It keeps the best point; the step recovers gradually."""
     point, best, size, last = torch.zeros_like(u), base, torch.ones_like(u), torch.zeros_like(u)
     for t in range(steps):
         up, high = slope(heights, u)
@@ -110,7 +110,7 @@ def _ascend(heights: Heights, u: Tensor, base: Tensor, steps: int, towards, agre
 def lbfgs(heights: Heights, u: Tensor, base: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """L-BFGS-B (SciPy) over the box: one landscape at a time, not under vmap.
 
-    The height is scaled so that the first slope has mean size 1, and the tolerances are 0: no unit matters.
+    The heights are scaled so that the first slope has mean size 1, and all tolerances are 0: so units do not matter.
     """
     point, best = torch.zeros_like(u), base
     scale = 1 / (slope(heights, u)[0].cpu().double().abs().mean().item() or 1.0)

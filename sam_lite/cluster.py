@@ -10,8 +10,10 @@ ABSENT = 300  # seconds for which all workers may be away, once there were some
 
 
 def tables_of(work: Callable, jobs: dict[str, dict], client: Any, limit: float | None) -> Iterator[tuple[str, object]]:
-    """(name, what `work(**job)` returned or raised), as the jobs end; TimeoutError for those left after `limit` seconds
-    without one. What Dask lost with a worker, and would wait for without end, is done anew.
+    """Yields (name, what `work(**job)` returned or raised) as the jobs end.
+
+    If none ends for `limit` seconds, those that are left get a TimeoutError. Jobs that Dask lost with a worker, and would
+    wait for forever, are submitted again.
 
     Raises RuntimeError where the cluster is lost.
     """
@@ -54,8 +56,8 @@ def tables_of(work: Callable, jobs: dict[str, dict], client: Any, limit: float |
 
 
 def _next_event(ended, client, limit: float | None, seen: bool) -> str:
-    """One of: ready, a job has ended; late, none has for `limit` seconds since there were workers; gone, there were
-    workers, and are no more; lost, all of them are idle though jobs are left."""
+    """What happens next. ready: a job has ended. late: none has for `limit` seconds although there were workers. gone:
+    there were workers, and there are none any more. lost: all workers are idle although jobs are left."""
     start = asked = there = time.monotonic()
     while not ended.has_ready() and client.status == "running":
         now = time.monotonic()

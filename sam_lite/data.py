@@ -31,7 +31,7 @@ class Data(NamedTuple):
         return Data(*(t.to(device) for t in self))
 
     def check(self, n_classes: int | None = None) -> "Data":
-        """Itself, or a ValueError for labels that are not one in 0 .. n_classes - 1 for each row of x."""
+        """Returns itself; ValueError unless there is a label in 0 .. n_classes - 1 for each row of x."""
         for part, x, y in (("train", *self[:2]), ("test", *self[2:])):
             if y.dtype != torch.int64 or y.shape != x.shape[:1] or len(x) == 0:
                 raise ValueError(
@@ -204,7 +204,7 @@ def _standardised(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tens
 
 
 def floats(x: Tensor, error: Exception) -> Exception:
-    """The error of a model called on x, or where x holds integers that it may not take, one that says so."""
+    """The error of a model that was called on x; if x holds integers, one that says that this may be the reason."""
     if x.is_floating_point():
         return error
     return ValueError(

@@ -22,8 +22,10 @@ MOVING |= {"_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step
 
 
 def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
-    """A description that two things share if they do the same; what has its id in `own` is left out, as is the rest of
-    an object of unknown kind, of which only what its constructor took is told."""
+    """A description that two things share if they do the same.
+
+    Things whose id is in `own` are left out. Of an object of unknown kind only what its constructor took is described.
+    """
     if id(thing) in own:
         return "its own"
     inside = partial(words, own=own | {id(thing)})
@@ -57,7 +59,7 @@ def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
 
 
 def settings_in(thing: object) -> dict:
-    """What an object was told: of torch's schedulers all but what moves, of others what their constructors took."""
+    """An object's settings: of torch's schedulers everything that does not move, of others what their constructors took."""
     if isinstance(thing, LRScheduler) and type(thing).__module__.startswith("torch."):
         return {name: value for name, value in vars(thing).items() if name not in MOVING}
     try:
@@ -71,7 +73,7 @@ def settings_in(thing: object) -> dict:
 
 
 def without_addresses(text: str) -> str:
-    """`<function f at 0x7f...>` without the place in memory, which is another in every process."""
+    """`<function f at 0x7f...>` without the address, which differs from process to process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 

@@ -48,10 +48,10 @@ def schedule(size: int, rule: str, budget: str) -> dict:
 
 
 def training(batch_size: int, lr: float, steps: int, *, order: int = 0) -> Iterator[tuple[float, Params]]:
-    """(share of the steps done, networks so far) after every 50 steps or more: whole epochs, in an order for each `order`.
+    """Yields (share of the steps done, networks so far) after every whole number of epochs of 50 steps or more.
 
-    A network that has reached a training loss of 0.01, or diverged, stays as it is. The first weights depend on the
-    seed alone, so a live run differs from the recorded one by the order only.
+    order: number of the order in which the examples come. The first weights depend on the seed alone, so a live run
+    differs from the recorded one only in the order. A network stays as it is once its training loss is 0.01 or not finite.
     """
     epoch = len(data().x_train) // batch_size
     piece = epoch * -(-50 // epoch)

@@ -1,14 +1,15 @@
 """Curvature through Hessian-vector products.
 
-The Hessian H of a loss has n_params^2 entries; H v costs two gradients (Pearlmutter 1994) and tells the rest.
-Everything here is `f(loss, params, ...)`: it changes nothing, gives the same twice, and maps over an ensemble:
+The Hessian H of a loss has n_params^2 entries, but a product H v costs only two gradients (Pearlmutter 1994), and
+products are enough for what follows. Every function here is `f(loss, params, ...)`: it changes nothing, gives the same
+result twice, and maps over an ensemble:
 
     vmap(lambda p: top_eigenvalues(loss, p, k).values, chunk_size=64)(ensemble)     # (n_models, k)
 
-H is that of the loss as given: its data, its layers' mode, weight decay only where the loss has it in. Where the data
-do not fit, give a list of losses, one for each chunk, or of pairs (loss, size) where the chunks differ (`params.shares`):
-their mean is meant, with one graph at a time in memory, built anew for every product. Differences of gradients are no
-way round: they step over the kinks of a ReLU. Raises ValueError for a random loss and for half precision.
+H is the Hessian of the loss as given: with its data, the mode of its layers, and weight decay only if the loss contains
+it. If the data do not fit into memory, give a list of losses, one for each chunk, or pairs (loss, size) if the chunks
+differ (`params.shares`). Their mean is meant, and one graph at a time is in memory. Differences of gradients are no
+substitute: they step across the kinks of a ReLU. Raises ValueError for a random loss and for half precision.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,9 +58,9 @@ def hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
     >>> hvp(loss, {"w": torch.tensor([1.0, 2.0])})({"w": torch.tensor([1.0, 0.0])})
     {'w': tensor([2., 1.])}
 
-    One graph serves every v. Attention runs on its mathematical kernel, as the fused ones have no second derivative;
-    so does an LSTM on the CPU. On a GPU run one in `with torch.backends.cudnn.flags(enabled=False)`: cuDNN's has none.
-    A parameter that takes no part has a block of zeros.
+    One graph serves every v. A parameter that takes no part has a block of zeros. Attention, and an LSTM on the CPU, run
+    on their plain kernels, because the fused ones have no second derivative. cuDNN's LSTM has none either: on a GPU use
+    `with torch.backends.cudnn.flags(enabled=False)`.
     """
     pure.check(loss, params)
     return _hvp(loss, params)
@@ -122,10 +123,10 @@ def top_eigenvalues(
         params: weights, name -> (*shape).
         k: how many, from 1 to n_params.
         steps: Hessian-vector products, at least k; n_params of them are exact. Where residuals are large give more.
-        tol: above 0, stop once residual <= tol |value| for all k, perhaps before the copies of a repeated eigenvalue are
-            found; not under vmap.
-        start: vector (n_params,) to start from, instead of
-        seed: of Gaussian noise.
+        tol: if above 0, stop once residual <= tol |value| for all k, perhaps before every copy of a repeated eigenvalue
+            is found; not under vmap.
+        start: vector (n_params,) to start from; None: Gaussian noise.
+        seed: of that noise.
 
     Returns Eigenpairs(values (k,), vectors, residuals (k,)); NaN for a diverged model. ValueError for settings out of
     these bounds. Lanczos (1950) with full reorthogonalization; k more products for the residuals.
@@ -177,11 +178,12 @@ def spectral_density(
     width: float = 0.01,
     points: int = 500,
 ) -> Density:
-    """How the eigenvalues are spread: stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019).
+    """The density of the eigenvalues by stochastic Lanczos quadrature (Golub & Welsch 1969; Ghorbani et al. 2019).
 
-    Each probe (as in `trace`) starts a Lanczos run, whose eigenvalues are nodes and whose eigenvectors' first entries,
-    squared, their weights. The density is smoothed by Gaussians of width * max |node|, so the scale of the loss does
-    not matter. Sum of weights * nodes: the trace / n_params. Raises ValueError for counts < 1 and width <= 0.
+    Each probe (as in `trace`) starts a Lanczos run. Its eigenvalues are the nodes; the squared first entries of its
+    eigenvectors are their weights. The density is smoothed by Gaussians of standard deviation width * max |node|, so the
+    scale of the loss does not matter. The sum of weights * nodes is the trace / n_params. Raises ValueError for counts
+    < 1 and width <= 0.
     """
     steps, points = require.whole("steps", steps), require.whole("points", points, least=2)
     width = require.number("width", width, least=1e-6)

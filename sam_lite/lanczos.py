@@ -14,11 +14,12 @@ def lanczos(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues ascending (steps,), eigenvectors in columns (steps, steps), and the basis they are in (steps, n).
 
-    product: v -> A v for v (n,). A is projected on an orthonormal basis grown from `start`, each vector what A times
-    the last adds to it: there A is tridiagonal (Lanczos 1950). Orthogonalized again and again: rounding undoes it.
-    Once the basis spans an invariant space, A v adds nothing: it goes on with noise, and the matrix falls into blocks.
-    So repeated eigenvalues are found, nothing is divided by zero, and without branches it maps. NaN for a matrix that
-    is not finite, while those beside it go on. tol > 0 stops early, see `top_eigenvalues`; not under vmap.
+    product: v -> A v for v (n,). The basis grows from `start`: each new vector is the part of A times the last one that
+    is orthogonal to all before. In this basis A is tridiagonal (Lanczos 1950). Every vector is re-orthogonalized at every
+    step, because rounding destroys orthogonality. When the basis spans an invariant space, A v adds nothing; then noise
+    takes its place, and the matrix falls into blocks. So repeated eigenvalues are found and nothing is divided by zero.
+    There are no branches, so it maps; a matrix that is not finite gives NaN and leaves those beside it alone. tol > 0
+    stops early, see `top_eigenvalues`; not under vmap.
     """
     spare, v = noise("", 1, {"": start}, seed=1)[0], unit(start)
     w = product(v)

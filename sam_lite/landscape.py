@@ -1,9 +1,9 @@
 """Loss along lines and on planes.
 
-A loss may return one tensor, or a tuple or dict of tensors (loss and accuracy, train and test); so does what is here.
-Points are evaluated one by one without gradients: a model that fits once always fits. Pairs of an ensemble map:
-`vmap(lambda start, end: line(loss, start, end, alphas))(starts, ends)` is (n_pairs, n_alphas).
-ValueError for numbers that are none or not finite, for names or shapes that differ, and for a random loss.
+A loss may return one tensor, or a tuple or dict of tensors (loss and accuracy, train and test); the functions here return
+the same kind. Points are evaluated one by one without gradients, so memory is that of one evaluation. Pairs of an
+ensemble map: `vmap(lambda start, end: line(loss, start, end, alphas))(starts, ends)` is (n_pairs, n_alphas).
+ValueError for no numbers or numbers that are not finite, for names or shapes that differ, and for a random loss.
 """
 
 import math
@@ -65,11 +65,12 @@ def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable
 
 
 def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tuple[Params, Params, Tensor]:
-    """Two directions of normal entries, each filter as long as that filter of the weights, and the cosine between them.
+    """Two random directions, filter-normalized, and the cosine between them.
 
-    d_i |w_i| / |d_i|, mean 0 (Li et al. 2018, section 4); filter i is w[i] of a matrix (n_out, n_in) or a convolution.
-    What has one axis at most, biases and norm layers, is "zero" (stays, as in the paper) or "scale" (one filter each).
-    The scaling undoes some of the orthogonality of random directions: hence the cosine.
+    Each filter d_i has normal entries and is scaled to the length of that filter of the weights, d_i |w_i| / |d_i| (Li et
+    al. 2018, section 4); filter i is w[i] of a matrix (n_out, n_in) or of a convolution. vectors: what happens to biases
+    and norm layers, which have one axis at most: "zero" (they stay, as in the paper) or "scale" (each is one filter).
+    Scaling makes random directions less orthogonal; the cosine says how much.
     """
     if vectors not in ("zero", "scale"):
         raise ValueError(f"vectors must be 'zero' or 'scale', got {vectors!r}")

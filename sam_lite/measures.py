@@ -7,7 +7,7 @@ Every function takes one model and gives name -> scalar; `measure` calls them al
 outputs: (params, x) -> logits (n, n_classes), pure. w: the weights, w0: where training started, m: the number of points,
 W_i: the weight matrices, a convolution's filters in rows, without biases, d: their number, omega: the number of weights,
 gamma: the margin that a tenth of the points stay below. All are without unit but for those of the loss (nats) and the
-steps. Larger shall mean a larger gap. J puts most under sqrt(. / m), which changes no rank and is left out.
+steps. A larger value should predict a larger gap. J puts most under sqrt(. / m), which changes no rank and is left out.
 """
 
 import math
@@ -45,7 +45,7 @@ def measure(
 ) -> Measures:
     """All measures of a network that need no record of its training. x: (m, *features), y: (m,), its training points.
 
-    samples: noise vectors, of `seed`, for sigma and for the trace. The same for all models of one shape.
+    samples: number of noise vectors, drawn from `seed`, for sigma and for the trace; all models of one shape share them.
     Raises ValueError for outputs that are random, for half precision, and for fewer than 2 points or classes.
     """
     require.whole("the number of points", len(x), least=2)
@@ -182,7 +182,7 @@ def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples
 def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: int = 40) -> Measures:
     """gradient_norm: |gradient|. gradient_variance: mean of |g_i - gradient|^2 over the points (J 67), from batches' means.
 
-    Batches of `batch` successive points, half of all at the most, whose means vary less by that factor.
+    The batches hold `batch` successive points each, at most half of all; their means vary less by that factor.
     Raises ValueError for fewer than 2 points, whose gradients do not vary.
     """
     batch = min(require.whole("batch", batch), require.whole("the number of points", len(x), least=2) // 2)

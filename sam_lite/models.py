@@ -123,11 +123,11 @@ def _norm(norm: str | None, ghost_size: int, n: int, images: bool = False) -> li
 
 
 class GhostBatchNorm1d(nn.BatchNorm1d):
-    """Batch norm that takes each `ghost_size` points of a batch for themselves (Hoffer et al. 2017, Algorithm 1).
+    """Batch norm over small parts of a batch, "ghosts" of `ghost_size` points each (Hoffer et al. 2017, Algorithm 1).
 
-    In training, each ghost has its own mean and variance, and moves the running statistics once, in order: after k of
-    them mean = (1 - m)^k mean + sum_i (1 - m)^(k - i) m mean_i, m the momentum. In evaluation it is batch norm.
-    Raises ValueError for a batch that is no multiple of `ghost_size`.
+    In training, each ghost has its own mean and variance and moves the running statistics once, one after the other:
+    after k ghosts mean = (1 - m)^k mean + sum_i (1 - m)^(k - i) m mean_i, where m is the momentum. In evaluation it is
+    batch norm. Raises ValueError for a batch that is no multiple of `ghost_size`.
     """
 
     def __init__(self, n: int, ghost_size: int = 128, momentum: float | None = 0.1, affine: bool = True):

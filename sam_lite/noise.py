@@ -1,4 +1,4 @@
-"""Noise is an argument: the rows you give, or so many of a seed."""
+"""Noise is an argument: the caller gives the rows, or how many to draw from a seed."""
 
 from collections.abc import Callable
 
@@ -19,10 +19,10 @@ def noise(
     size: int | None = None,
     law: Callable = np.random.Generator.standard_normal,
 ) -> Tensor:
-    """`rows` as they are, or that many drawn: (n, size), where and of the type that the parameters are.
+    """`rows` as they are, or that many drawn from `seed`: (n, size), on the device and of the type of the parameters.
 
-    size: n_params if not given. The same on every device, and under vmap, where torch refuses to draw: by NumPy.
-    Raises ValueError, in the name of the caller's argument, for what is no number of rows, and for rows of another size.
+    size: n_params if not given. NumPy draws, so the numbers are the same on every device, and under vmap, where torch
+    refuses to draw. name: the caller's argument, which the ValueError for a wrong number or size of rows is about.
     """
     like, size = next(iter(params.values())), count(params) if size is None else size
     if not isinstance(rows, Tensor) or rows.ndim == 0:

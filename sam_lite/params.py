@@ -7,7 +7,7 @@ Everything in `sam_lite` is said with two types:
     Loss   = Callable[[Params], Tensor]   scalar and pure: no state, no randomness, no `.item()`
 
 A loss needs no data and no model class: `lambda p: (p["w"] ** 2).sum()` is one.
-A function written for one model maps over an ensemble with `torch.func.vmap`.
+A function written for one model **maps** if it works under `torch.func.vmap`: then one call serves a whole ensemble.
 """
 
 from collections.abc import Callable, Sequence
@@ -96,11 +96,11 @@ def loss_of(
 
 
 def shares(losses: Losses) -> list[tuple[Loss, float]]:
-    """Each loss with its share of the mean that `losses` mean: of pairs (loss, size) by size, of losses alone alike.
+    """Each loss with its weight in the mean over all data: pairs (loss, size) count by size, losses alone count alike.
 
-    The mean over all points is that of means over chunks only by the chunks' sizes: how many points, or with class
-    weights the sum of the weights of their labels. So losses of `loss_of` alone must be of equal size. Raises
-    ValueError if they are not, and for no losses and sizes that are not positive.
+    A mean over all points is the mean over chunks weighted by their sizes. A size is the number of points or, with class
+    weights, the sum of the weights of their labels. Losses of `loss_of` given alone must therefore be of equal size.
+    Raises ValueError if they are not, if there are no losses, and for a size that is not positive.
     """
     if callable(losses):
         return [(losses, 1.0)]
@@ -124,7 +124,7 @@ def _drops(layer: nn.Module) -> bool:
 
 
 def _size(y: Tensor, criterion: Callable) -> int | Tensor | None:
-    """What a mean over the points of y counts as beside others; None for what is no mean, or not known to be one."""
+    """The size of the loss on y, as `shares` weighs it; None where the criterion is no mean, or not known to be one."""
     if not isinstance(y, Tensor) or y.ndim == 0 or getattr(criterion, "reduction", "mean") != "mean":
         return None
     settings = vars(criterion) if isinstance(criterion, nn.Module) else getattr(criterion, "keywords", {})
@@ -183,26 +183,26 @@ def norm(params: Params) -> Tensor:
 
 
 def length(x: Tensor) -> Tensor:
-    """The Euclidean norm along the last axis, also where the squares of the entries are out of the numbers' range."""
+    """The Euclidean norm along the last axis, also where the squares of the entries overflow or underflow."""
     rough = in_range(torch.linalg.vector_norm(x, dim=-1, keepdim=True))
     return torch.linalg.vector_norm(x / rough, dim=-1) * rough.squeeze(-1)
 
 
 def unit(x: Tensor) -> Tensor:
-    """x (..., n) at length 1 along the last axis, whatever its size; 0 stays 0."""
+    """x (..., n) scaled to length 1 along the last axis, however large or small it is; 0 stays 0."""
     u = x / in_range(torch.linalg.vector_norm(x, dim=-1, keepdim=True))
     return u / nonzero(torch.linalg.vector_norm(u, dim=-1, keepdim=True))
 
 
 def in_range(norm: Tensor) -> Tensor:
-    """A first divisor for vectors of this norm, which is 0 or inf where the squares of the entries are out of range.
+    """A first divisor for a vector whose norm came out as 0 or inf because the squares of its entries left the range.
 
-    What it divides, of whatever length, is then 1e-18 to 1e15 long (float32), which has a square.
+    The quotient has a length between 1e-18 and 1e15 (in float32), so its square can be computed.
     """
     tiny = torch.finfo(norm.dtype).tiny
     return norm.clamp(tiny**0.7, tiny**-0.64)
 
 
 def nonzero(norm: Tensor) -> Tensor:
-    """A norm as a divisor: that of a zero vector is not 0."""
+    """A norm as a divisor: 1 in place of 0."""
     return norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.7)

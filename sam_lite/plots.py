@@ -148,8 +148,8 @@ def _full_png(figure: Figure, scale: float = 1.0) -> bytes:
 def show(figure: Figure, *, caption: str, alt: str, plain: bool = False) -> None:
     """Display a figure as a plain PNG with its alternative text, and the caption below it.
 
-    caption: a sentence that says what is to be seen. alt: what the picture shows, for who cannot see it. It has twice the
-    pixels that it is shown with, for dense screens. plain: neither these nor labels at the ends of lines.
+    caption: a sentence that says what to see. alt: what the picture shows, for readers who cannot see it. The PNG has
+    twice the pixels of its size on the page, for dense screens. plain: single pixels, and no labels at the ends of lines.
     """
     if not plain:
         _label_ends(figure)
@@ -166,7 +166,7 @@ def animate(
 ) -> None:
     """Display an animated PNG of draw(0), ..., draw(frames - 1), each of which changes `figure`, played once.
 
-    The last frame is the static twin: it stands at the end, and wherever a browser or a printer shows only one picture.
+    The last frame stays at the end, and is what a browser or printer shows that shows only one picture.
     """
     if frames < 2:
         raise ValueError(f"frames must be >= 2 to move, got {frames}; use show(figure, ...)")

@@ -16,12 +16,12 @@ RandomStates = dict[torch.device | None, Tensor]  # of the CPU (None) and of oth
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Afterwards `model` holds what it held, whatever happens inside: its tensors, attributes, modes, lists and hooks.
+    """Afterwards `model` holds what it held before: its tensors, attributes, modes, lists and hooks, whatever happens inside.
 
-    What is written into its tensors stays: give copies of its buffers for it to write into.
-    `torch.func.functional_call` does not see to that alone. In a module that is reachable by two names it leaves the
-    tensors it was given (PyTorch, issue 164759), and a forward pass leaves what a module keeps for later: an LSTM its
-    weights in a row, the old spectral norm its weight, other modules a counter or a cache.
+    Values that a forward pass writes into the model's tensors stay; so give it copies of its buffers.
+    `torch.func.functional_call` alone is not enough. If a module is reachable by two names, it leaves the tensors that it
+    was given in there (PyTorch, issue 164759). And a forward pass leaves what a module keeps for later: an LSTM its
+    flattened weights, the old spectral norm its weight, other modules a counter or a cache.
     """
     kept = []
     for module in model.modules():
@@ -40,19 +40,18 @@ def untouched(model: nn.Module) -> Iterator[None]:
 def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
     """Put the buffers (batch-norm statistics) of `modules` back at the end; by default of every module called inside.
 
-    They stay in training mode: the same function without its side effect.
+    The modules stay in training mode: they compute the same function, without its side effect.
     """
     before: dict[nn.Module, list] = {}  # module -> its buffers and their values, of every module that was met
 
     def remember(module: nn.Module, _: object = None) -> None:
         for m in () if module in before else module.modules():
-            before.setdefault(m, [(name, b, b.clone()) for name, b in m.named_buffers(recurse=False)])
+            if m not in before:
+                before[m] = [(name, b, b.clone()) for name, b in m.named_buffers(recurse=False)]
 
     hook = nn.modules.module.register_module_forward_pre_hook
     try:
-        with hook(remember) if modules is None else nullcontext(), warnings.catch_warnings():
-            # what is compiled may call the hook once more, which changes nothing
-            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+        with hook(remember) if modules is None else nullcontext(), _no_word_of_global_hooks():
             for module in modules or ():
                 remember(module)
             yield
@@ -61,6 +60,17 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
             for module, buffers in before.items():
                 for name, buffer, value in buffers:
                     setattr(module, name, buffer.copy_(value))
+
+
+@contextmanager
+def _no_word_of_global_hooks() -> Iterator[None]:
+    """Without PyTorch's warning that compiled code may call a global hook once more; here that changes nothing."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+        yield
 
 
 def check_model(model: nn.Module) -> None:
@@ -73,21 +83,21 @@ def check_model(model: nn.Module) -> None:
 
 
 def eager() -> AbstractContextManager:
-    """Compiled code runs uncompiled inside: torch.compile would compile anew for every new tensor of parameters."""
+    """Inside, compiled code runs uncompiled: torch.compile would compile again for every new tensor of parameters."""
     if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():  # nothing is compiled, or all is being so
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
 
 
 def random_states(tensors: Iterable[Tensor]) -> RandomStates:
-    """Where the random numbers stand, on the CPU and on the devices of `tensors`; no device is waited for."""
+    """The states of the random generators of the CPU and of the devices of `tensors`; no device is waited for."""
     devices = {tensor.device for tensor in tensors}
     return _read([None, *(d for d in devices if hasattr(getattr(torch, d.type, None), "get_rng_state"))])
 
 
 @contextmanager
 def from_states(states: RandomStates) -> Iterator[None]:
-    """The random numbers that `states` stand for are drawn again; afterwards it goes on where it was."""
+    """Inside, random numbers are drawn from `states`; afterwards the generators go on from where they were before."""
     before = _read(states)
     _set(states)
     try:
@@ -97,9 +107,9 @@ def from_states(states: RandomStates) -> Iterator[None]:
 
 
 def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]) -> None:
-    """Raise ValueError unless sharpness and curvature have a meaning: of one number, not random, in full precision.
+    """Raise ValueError unless the loss is one number, not random and in full precision, as sharpness and curvature need.
 
-    A loss of `loss_of` was looked at when it was made (`loss.checked`).
+    A loss from `loss_of` was checked when it was made (`loss.checked`).
     """
     check_precision(params)
     if not getattr(loss, "checked", False):
@@ -111,7 +121,7 @@ def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]
 
 
 def check_precision(params: dict[str, Tensor]) -> None:
-    """Raise ValueError for none, and for other types than float32 and float64: differences would be lost to rounding."""
+    """Raise ValueError for no parameters, and for types other than float32 and float64: rounding would hide differences."""
     if not params:
         raise require.error("params", "at least one tensor", params)
     for name, p in params.items():
@@ -128,8 +138,8 @@ def check_dense(grads: Iterable[Tensor]) -> None:
 def repeated(loss: Callable[[dict[str, Tensor]], object], params: dict[str, Tensor], perhaps: str = "") -> object:
     """loss(params), evaluated twice; ValueError if it draws random numbers, or gives two different values.
 
-    On a GPU and under `torch.vmap`, where a value cannot be read without waiting or not at all, only what is drawn is
-    looked at. The random state stays as it was.
+    A value on a GPU cannot be read without waiting, and one under `torch.vmap` not at all: there, only draws of random
+    numbers are noticed. The random state stays as it was.
     """
     before = random_states(params.values())
     try:

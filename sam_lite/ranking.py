@@ -1,8 +1,8 @@
 """How well a measure ranks networks by their generalization gap: four answers, from one number for all to the worst case.
 
-A table has a row per network: the hyper-parameters that were varied (`axes`), the gap, and the measures. Rows without a
-number for the measure or the gap take no part. Only ranks matter. Ties of either count as neither right nor wrong.
-None and NaN as a setting are one value, the last in order.
+A table has one row per network: the hyper-parameters that were varied (`axes`), the generalization gap, and the measures.
+Rows in which the measure or the gap is missing take no part. Only ranks matter. A tie, in the measure or in the gap,
+counts as neither right nor wrong. None and NaN as a setting are one value, the last in order.
 """
 
 import itertools
@@ -47,9 +47,10 @@ def rank_correlation(
 
 
 def tau(table: pd.DataFrame, measure: str, *, gap: str = "gap") -> float:
-    """Kendall's tau: mean over pairs of networks of sign(difference of measure) sign(difference of gap).
+    """Kendall's tau: the mean over pairs of networks of sign(difference of measure) sign(difference of gap).
 
-    That is tau-a, as in Jiang et al. 2020; SciPy's tau-b without ties. 0 for a constant, NaN for less than two networks.
+    This is tau-a, as in Jiang et al. 2020; without ties it equals SciPy's tau-b. It is 0 for a constant measure and NaN
+    for fewer than two networks.
     """
     a, b = _usable(table, measure, gap)[[measure, gap]].to_numpy().T
     if len(a) < 2:
@@ -60,10 +61,10 @@ def tau(table: pd.DataFrame, measure: str, *, gap: str = "gap") -> float:
 
 
 def granulated(table: pd.DataFrame, measure: str, axis: str, axes: Axes, *, gap: str = "gap") -> float:
-    """psi along one axis: tau among networks that differ in it alone, in the mean over all settings of the others.
+    """psi along one axis: tau among networks that differ in this axis alone, averaged over all settings of the others.
 
-    Jiang et al. 2020, whose Psi is the mean over the axes. Networks that differ by the seed only are not compared.
-    NaN where no two networks can be.
+    Networks that differ by the seed only are not compared. NaN if no two networks can be. Jiang et al. 2020, whose Psi is
+    the mean over the axes.
     """
     _, differs, score = _slices(_usable(table, measure, gap, axes), measure, axis, axes, gap)
     counts = differs.sum((1, 2))
@@ -78,10 +79,11 @@ def psi(table: pd.DataFrame, measure: str, axes: Axes, *, gap: str = "gap") -> f
 def cmi(
     table: pd.DataFrame, measure: str, axes: Axes, *, gap: str = "gap", pairs: int = 400_000, seed: int = 0
 ) -> float:
-    """What a measure tells of the gap that no two hyper-parameters tell, from 0 to 1 (Jiang et al. 2020, K).
+    """K of Jiang et al. 2020: what a measure tells about the gap beyond any two hyper-parameters, from 0 to 1.
 
-    The least, over sets S of up to two axes, of I(V; V_gap | U) / H(V_gap | U): V the signs of the differences within
-    pairs of networks, U the values of S in both. Over all ordered pairs, or so many of `seed`.
+    V and V_gap are the signs of the differences in measure and gap within a pair of networks, U the values of the axes S
+    in both. K is the smallest I(V; V_gap | U) / H(V_gap | U) over sets S of up to two axes. pairs: the most ordered pairs
+    that are used; if there are more, so many are drawn from `seed`.
     """
     usable = _usable(table, measure, gap, axes)
     n, pairs = len(usable), require.whole("pairs", pairs)
@@ -108,10 +110,11 @@ def sign_errors(
 ) -> pd.DataFrame:
     """How often a measure points the wrong way when one hyper-parameter is changed: a row per change, error in [0, 1].
 
-    Dziugaite et al. 2020: in an environment one axis goes from one value to another, all others stay. Over pairs of
-    networks (1 - sign of measure's difference * sign of gap's) / 2 is averaged, weighted by (w - 1/2)+ with
-    w = max(0, 1 - 2 exp(-2 n_test (difference of gap / 2)^2))^2: what a gap of `n_test` points cannot tell has none.
-    Environments with an effective number of pairs, (sum w)^2 / sum w^2, below `enough` are left out.
+    In an environment one axis goes from one value to another, and all others stay (Dziugaite et al. 2020). The error is
+    the mean over pairs of networks of (1 - sign of the measure's difference * sign of the gap's) / 2. A pair weighs
+    (w - 1/2)+ with w = max(0, 1 - 2 exp(-2 n_test (difference of gap / 2)^2))^2, so a difference that `n_test` points
+    cannot resolve weighs nothing. Environments whose effective number of pairs, (sum w)^2 / sum w^2, is below `enough`
+    are left out.
     """
     rows, usable = [], _usable(table, measure, gap, axes)
     n_test, enough = require.whole("n_test", n_test), require.number("enough", enough, least=0)
@@ -132,9 +135,9 @@ def sign_errors(
 
 
 def bootstrap(table: pd.DataFrame, statistic: Statistic, *, by: Axes, draws: int = 200, seed: int = 0) -> np.ndarray:
-    """`statistic` of so many tables drawn with replacement: (draws,). 95% interval: their 2.5% and 97.5% quantiles.
+    """`statistic` of `draws` tables drawn with replacement: (draws,). Its 2.5% and 97.5% quantiles are a 95% interval.
 
-    by: rows that agree in these columns, such as all axes, are drawn together: seeds of one setting are no new setting.
+    by: rows that agree in these columns are drawn together. Give all axes: another seed of a setting is no new setting.
     """
     levels = pd.DataFrame({column: _levels(table, column)[0] for column in by})
     clusters = list(levels.groupby(list(by), sort=True).indices.values())

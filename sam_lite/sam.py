@@ -26,7 +26,7 @@ from sam_lite.pure import frozen_statistics
 def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = ascent) -> tuple[Params, Tensor]:
     """grad L(w + e), and the value L(w) at the unperturbed weights.
 
-    As in the paper e counts as a constant: its derivative, a Hessian term, is dropped.
+    As in the paper, e is treated as a constant: its derivative, a term with the Hessian, is dropped.
 
     Args:
         loss: the loss as a function of the weights, such as `loss_of(model, x, y)`. It may be random, with dropout in
@@ -57,10 +57,14 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
 def m_sam_gradient(
     losses: Sequence[Loss], params: Params, rho: Radius, *, sizes: Sequence[float] = (), ascent: Ascent = ascent
 ):
-    """m-SAM (Foret et al. 2021, sec. 4.1): the mean over chunks of m samples of their `sam_gradient`, and of their L(w).
+    """m-SAM (Foret et al. 2021, sec. 4.1): every chunk of m samples climbs by itself, and their gradients are averaged.
 
-    losses: one for each chunk, and sizes: their m, if they differ; or pairs (loss, size), as `params.shares` takes them.
-    Equal chunks are faster mapped, then averaged:
+    Args:
+        losses: one for each chunk, or pairs (loss, size), as `params.shares` takes them.
+        params, rho, ascent: as in `sam_gradient`.
+        sizes: the m of each chunk, where they differ.
+
+    Returns the mean of the chunks' `sam_gradient` and of their losses at w. Chunks of equal size are faster mapped:
     `vmap(lambda x, y: sam_gradient(lambda p: f(p, x, y), params, rho))(xs, ys)`.
     """
     grads, value = {name: torch.zeros_like(p) for name, p in params.items()}, 0.0
@@ -77,10 +81,10 @@ class SAM(Optimizer):
         base_optimizer: one that steps from one gradient, such as SGD and Adam.
         rho: radius of the climb, in the norm of `ascent`, usually 0.01 to 0.5; 0: the base alone.
         ascent: the climb, such as `p_ascent(1)` or `adaptive_ascent`.
-        every: climb in every so many-th step only, which is cheaper; the others are exactly the base's.
-        start: steps before the first climb; math.inf: never.
-        probability: with which a step climbs.
-        seed: of these draws.
+        every: 3 climbs in every third step only, which is cheaper; the other steps are exactly the base's.
+        start: how many steps the base makes before the first climb; math.inf: it never climbs.
+        probability: that a step climbs.
+        seed: of the draws for `probability`.
 
     >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -93,15 +97,15 @@ class SAM(Optimizer):
     >>> optimizer.step(closure).item(), w.data, optimizer.gradients
     (12.5, tensor([-0.3000, -0.4000]), 2)
 
-    Groups and state are the base's own, so schedulers and checkpoints work. Weight decay is the base's, at w, and in
-    neither loss (PyTorch's choice; the authors' code has it in both). Where the base maximizes, the worst point is the
-    lowest. Nothing waits for the device: NaN and inf reach the base as without SAM. `steps`, `sam_steps` (those that
-    climbed) and `gradients` (passes) count what `step` did. All settings may be changed on the way.
+    `steps`, `sam_steps` (those that climbed) and `gradients` (passes) count what `step` did. All settings may be changed
+    during training. Parameter groups and state are the base's own, so schedulers and checkpoints work. Weight decay stays
+    with the base: it acts at w and is part of neither loss (the authors' code has it in both). If the base maximizes,
+    the worst point is the lowest. SAM never waits for a GPU: NaN and inf reach the base as they would without SAM.
 
     `optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's
-    step, where closure() does zero_grad, forward, backward and returns the loss. Both passes draw the same random
-    numbers, so that dropout leaves out the same units, as in the authors' code (google-research/sam passes one key to
-    both; other PyTorch code draws anew). Written out, the passes serve other needs:
+    step. closure() calls zero_grad, forward and backward, and returns the loss. Both passes draw the same random numbers,
+    so dropout leaves out the same units in both, as in the authors' code (google-research/sam passes one key to both;
+    other PyTorch code draws anew). The passes can be written out for other needs:
     - Dropout: `states = random_states(model.parameters())` (from `sam_lite.pure`) first, then `perturbed(states)`.
     - GradScaler: scale the loss in both passes, then `scaler.step(optimizer.base_optimizer)`. To clip, first
       `scaler.unscale_(optimizer.base_optimizer)`: never the SAM object. e does not depend on the scale; an overflow in
@@ -156,7 +160,7 @@ class SAM(Optimizer):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict:
-        """For copies and pickles: all but hooks, as of any optimizer. Copy model and optimizer in one call."""
+        """For copies and pickles: everything but hooks, as in any optimizer. Copy model and optimizer in one call."""
         own = "base_optimizer rho ascent every start probability steps sam_steps defaults _draws _saved".split()
         return {name: getattr(self, name) for name in own}
 
@@ -223,11 +227,11 @@ class SAM(Optimizer):
         self._saved = [], []
 
     def state_dict(self) -> dict:
-        """The base optimizer's, and under "sam" how far the schedule is."""
+        """The base optimizer's, with SAM's own counts and random state under "sam"."""
         return self.base_optimizer.state_dict() | {"sam": (self.steps, self.sam_steps, self._draws.get_state())}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Takes one of the base optimizer alone too, to go on with SAM from there."""
+        """Also takes the state of a base optimizer without SAM, to go on with SAM from there."""
         self.base_optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})
         if "sam" in state_dict:
             self.steps, self.sam_steps, draws = state_dict["sam"]

@@ -1,12 +1,11 @@
 """How much the loss rises near these weights: every definition of the lecture.
 
-Each is `f(loss, params, radius, ...)` and says in which norm the radius is. The loss is all it knows: data, mode of the
-layers, weight decay only where the loss has it in. Compare networks at equal loss: a result holds the loss it was taken
-at. A list of losses, one for each chunk, or of pairs (loss, size) where the chunks differ (`params.shares`), means their
-mean, with one graph at a time in memory.
-All but `box_sharpness_lbfgs` map: `vmap(lambda p: box_sharpness(loss, p, 1e-3).value, chunk_size=64)(ensemble)`.
-Nothing is changed; noise comes from a seed or is passed in. ValueError for a radius < 0 or NaN, counts < 1, wrong
-shapes, a random loss, and half precision.
+Each is `f(loss, params, radius, ...)` and says in which norm the radius is measured. Compare networks at equal loss: each
+result holds the loss at its centre. The loss decides about data, mode of the layers and weight decay. A list of losses,
+one for each chunk, or pairs (loss, size) if the chunks differ (`params.shares`), means their mean, with one graph at a
+time in memory. Nothing is changed. Noise comes from a seed or is passed in. All but `box_sharpness_lbfgs` map:
+`vmap(lambda p: box_sharpness(loss, p, 1e-3).value, chunk_size=64)(ensemble)`.
+ValueError for a radius < 0 or NaN, counts < 1, wrong shapes, a random loss, and half precision.
 """
 
 from collections.abc import Callable
@@ -127,8 +126,9 @@ def ascent_sharpness(loss: Losses, params: Params, radius: float, *, ascent: sam
         radius: in the norm of `ascent`.
         ascent: any of `sam_lite.ascents`.
 
-    Returns Sharpness. Its value is 0 where the gradient is; close to a minimum it is radius^2 / 2 times some mean of the
-    non-zero eigenvalues, by the side: at the least the smallest (Wen, Ma, Li 2023, theorem 4.2).
+    Returns Sharpness. Its value is 0 where the gradient is 0. Close to a minimum it is radius^2 / 2 times a mean of the
+    non-zero eigenvalues, which depends on the direction of approach; the smallest is its lower limit (Wen, Ma, Li
+    2023, theorem 4.2).
 
     >>> import torch
     >>> loss = lambda p: (torch.tensor([1.0, 5.0]) * p["w"] ** 2).sum() / 2
@@ -207,7 +207,7 @@ def _rise(losses: Losses, params: Params, radius: float, spread: climb.Spread, s
 
 
 def _status(rise: Tensor, base: Tensor, radius: float) -> Tensor:
-    """Of a rise that needs no search: within radius 0 there is none."""
+    """The status of a rise that needs no search; within radius 0 there is none."""
     sure = climb.resolved(rise, base) | (radius == 0)
     return torch.where(rise.isfinite(), torch.where(sure, 0, 4), 2)
 

@@ -27,7 +27,7 @@ ACTIVATIONS = {
 
 
 def check_layers(model: nn.Module) -> None:
-    """Raise ValueError for layers that models cannot have side by side, such as batch statistics and random masks."""
+    """Raise ValueError for layers that stacked models cannot have, such as batch statistics and random masks."""
     for name, layer in model.named_modules():
         rate = layer.p if isinstance(layer, nn.modules.dropout._DropoutNd) else getattr(layer, "dropout", 0)
         problem = ""
@@ -58,8 +58,8 @@ def forward(model: nn.Module) -> Forward:
 def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callable[..., Params]:
     """(params, x, y) -> each model's gradient of criterion(model(x), y), for x (n_models, n, *features), y (n_models, n).
 
-    Of those parameters alone that `model` does not freeze (`requires_grad=False`).
-    A chain takes a fourth argument, `masks` by which the values of its hidden layers are multiplied: see `dropout`.
+    Only parameters that `model` does not freeze (`requires_grad=False`) have a gradient. For a chain, a fourth argument
+    `masks` multiplies the values of its hidden layers: see `dropout`.
     """
     check_layers(model)
     layers, learned = _chain(model), [name for name, p in model.named_parameters() if p.requires_grad]
@@ -88,8 +88,9 @@ def dropout(
 ) -> list[Tensor]:
     """For each hidden layer a mask (n_models, n, width) on `device`: 0 with the model's rate, else 1 / (1 - rate).
 
-    Srivastava et al. 2014, with the factor at training time. rates (n_models,), on the CPU lest a GPU be waited for,
-    are taken to 1/256: one random byte for each unit, of the model's own generator, and none where the rate is 0.
+    Srivastava et al. 2014, with the factor at training time. rates (n_models,) are rounded to 1/256, since one random
+    byte of the model's own generator decides about each unit; they lie on the CPU, so that no GPU is waited for. A model
+    with rate 0 draws nothing.
     """
     draws = torch.zeros(len(rates), -(-n * sum(widths) // 8), dtype=torch.int64)
     for row, rate, generator in zip(draws, rates.tolist(), generators, strict=True):
@@ -108,7 +109,7 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Loss of all points together and accuracy of every model, (n_models,) each; x (n, *features), y (n,) labels.
 
-    The models see blocks of points, the criterion all outputs at once: it need not be a mean over points.
+    The models see blocks of points, but the criterion sees all outputs at once, so it need not be a mean over points.
     """
     first, found = next(iter(params.values())), []
     if len(x) != len(y) or not len(x):
@@ -127,7 +128,7 @@ def evaluate(
 def _each(model: nn.Module, one: Callable) -> Callable:
     """`one(params, x, ...)` for every model: by vmap, or one after the other where torch has no rule for a layer.
 
-    Raises ValueError, with the layer's name, for what cannot be done by vmap, or depends on more than its arguments.
+    Raises ValueError, with the name of the layer, for a model that vmap cannot handle or that depends on other things.
     """
     mapped, names = vmap(one), [name for name, _ in model.named_parameters()]
 

@@ -1,4 +1,4 @@
-"""What the models of an ensemble start from, checked at the door: settings, seeds, weights, and what they return."""
+"""What the models of an ensemble start from, with all checks: settings, seeds, weights, and the outputs of the model."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def seeds_of(seeds: Sequence[int]) -> list[int]:
 
 
 def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -> tuple[nn.Module, Params]:
-    """One model, and what all of them start from: where the data is and, for floating-point data, of its type."""
+    """One model, and the weights that all start from, on the device of the data and, if they are floats, of their type."""
     if isinstance(make, nn.Module):
         raise TypeError(f"make must be a function that builds a model, such as lambda: mlp(...), got a model, {make}")
     model = build(make, seeds[0])
@@ -64,7 +64,7 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
 
 
 def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, criterion: Callable) -> stacked.Forward:
-    """The stacked forward pass, after it was seen to give what `criterion` takes."""
+    """The stacked forward pass, after a check that `criterion` takes its outputs."""
     outputs, first = stacked.forward(model), {name: p[:1] for name, p in start.items()}
     x, y = data.x_train[:batch_size], data.y_train[:batch_size]
     with torch.no_grad():
@@ -83,7 +83,7 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
 
 
 def _weights(model: nn.Module, first: nn.Module) -> Params:
-    """Those of one model; ValueError if it differs from the first in more than these."""
+    """The weights of one model; ValueError if it differs from the first in more than its weights."""
     for (name, b), other in zip(model.named_buffers(), first.buffers(), strict=True):
         if not torch.equal(b, other):
             raise ValueError(

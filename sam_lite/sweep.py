@@ -1,7 +1,7 @@
 """A grid of runs on disk: resumable, on one machine or on a Dask cluster.
 
-`run` calls `work(**job)` for every job, which returns a table, and keeps each in a file of its own. Called again it does
-only what is missing: whatever ended the last call, at most the jobs then under way are lost.
+`run` calls `work(**job)` for every job and keeps the table that it returns in a file of its own. Called again it does only
+what is missing: an interruption loses at most the jobs that were running.
 """
 
 import itertools
@@ -41,12 +41,19 @@ def run(
 ) -> pd.DataFrame:
     """The tables of all jobs, one below the other in the order of `jobs`, each with its job's settings as columns.
 
-    work: a function that gives the same table for the same job. A column of its table may have the name of a setting
-    only if it holds that setting; a named index becomes columns. folder: made if need be; holds a file per job, and what
-    grid and `version` they are of; one process at a time works there. client: a dask.distributed.Client, whose workers
-    then do the jobs; files are written here alone. limit: seconds that a job may take; on a cluster, within which one of
-    the jobs must end (a worker that hangs stays busy until `client.restart()`). A cluster whose workers are all away for
-    five minutes is given up. progress: such as tqdm, counts jobs, and says how long the rest will take.
+    Args:
+        work: a function that returns the same table for the same job. A column may have the name of a setting only if it
+            holds that setting; a named index becomes columns.
+        jobs: keyword arguments of `work`, such as `grid(...)`.
+        folder: for a file per job and a note of the grid and `version` that they belong to; it is made if need be. One
+            process at a time works there.
+        version: change it when `work` changes, so that old results are refused.
+        client: a dask.distributed.Client, whose workers do the jobs; files are written here alone. A cluster without
+            workers for five minutes is given up.
+        limit: seconds that a job may take; on a cluster, within which some job must end (a worker that hangs stays busy
+            until `client.restart()`).
+        progress: such as tqdm; counts jobs.
+
     Raises RuntimeError with the names of the jobs that failed, once all others are done, and where the cluster is lost
     or another process works in the folder; ValueError for a folder of other jobs or another version. The files there
     are then as good as before, and the same call goes on from them.

