@@ -212,7 +212,7 @@ def test_on_paper_no_picture_is_cut_and_nothing_of_the_screen_is_left(site, chro
     page = chrome.new_page()
     page.goto(f"{site.as_uri()}/05_sam.html")
     page.emulate_media(media="print")
-    gone = page.locator("header, footer, .all, .contents, .controls")
+    gone = page.locator("header, footer, .all, .contents, .knobs")
     assert gone.count() >= 5 and not any(one.is_visible() for one in gone.all())
     kept = "e => getComputedStyle(e).breakInside"
     for one in page.locator("img, figure.live, table").all():

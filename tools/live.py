@@ -323,7 +323,7 @@ def piece(name: str, picture: Picture, controls: dict, grid: dict[str, Sequence]
     rows = "".join(_control(one, controls[one], grid[one], place) for (one, place) in zip(grid, start, strict=True))
     return (
         f'<figure class="live" id="{name}"><div class="panels" role="img" aria-labelledby="{name}-said">{"".join(parts)}'
-        f'</div><form class="controls" hidden>{rows}</form>'
+        f'</div><form class="knobs" hidden>{rows}</form>'
         f'<p class="said" id="{name}-said" role="status">{html.escape(said(found, start))}</p>'
         + (f'<p class="more">In the notebook this picture has {html.escape(more)}.</p>' if more else "")
         + f'<script type="text/plain">{packed.decode()}</script></figure>\n'
