@@ -3,9 +3,11 @@
 Every widget in JupyterLab before a headless Chromium, beside the plain version of the same picture: `interact`, which
 draws the figure as a whole and shows it. In the page's own clock, from the keydown to the frame after the new image was
 decoded. Both versions get the same keys, in turn blocks of ten. Then five times as many presses on one widget, and
-what is left of them: figures, comms and memory of the kernel, and memory of the page.
+what is left of them: figures, comms and memory of the kernel, and memory of the page. At last the explorers on a page
+without a kernel, from the keydown to the frame after the first mark moved.
 """
 
+import gzip
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 import browser
+import pages
 
 NAMES = {
     "flat and sharp (01)": ("explore_toys.flat_explorer", "ArrowRight", "ArrowLeft"),
@@ -57,6 +60,19 @@ WATCH = """selector => {
 }"""
 
 
+WATCH_PAGE = """() => {
+    window.waits = [];
+    let pressed = null;
+    document.addEventListener('keydown', () => { pressed = performance.now(); }, true);
+    new MutationObserver(() => {
+        if (pressed === null) return;
+        const start = pressed;
+        pressed = null;
+        requestAnimationFrame(() => window.waits.push(performance.now() - start));
+    }).observe(document.querySelector('.panels'), {subtree: true, childList: true, attributes: true});
+}"""
+
+
 def opened(chrome, address: str, folder: Path, source: str, selector: str):
     """A page with this widget, its first control in focus, and the clock running."""
     name = f"{len(list(folder.glob('*.ipynb')))}.ipynb"  # a file of its own has a kernel of its own
@@ -77,6 +93,24 @@ def presses(page, keys: tuple[str, str], times: int) -> list[float]:
         page.wait_for_function("n => waits.length > n", arg=before + i)
         page.wait_for_timeout(20)
     return page.evaluate("waits")[before:]
+
+
+def on_a_page(chrome, folder: Path, name: str, times: int) -> list[float]:
+    """Milliseconds of each press on the first slider of an explorer that moves without a kernel."""
+    path = folder / f"{name}.html"
+    path.write_text(pages.page(name, pages.moving(name)), encoding="utf-8")
+    page = chrome.new_page()
+    page.goto(path.as_uri())
+    page.locator("figure.live.ready").wait_for()
+    page.evaluate(WATCH_PAGE)
+    page.get_by_role("slider").first.focus()
+    for i in range(times):
+        page.keyboard.press(("ArrowLeft", "ArrowRight")[i % 2])
+        page.wait_for_function("n => waits.length > n", arg=i)
+        page.wait_for_timeout(20)
+    waits = page.evaluate("waits")
+    page.close()
+    return waits
 
 
 def left(page) -> list[float]:
@@ -118,6 +152,11 @@ def main(times: int = 200) -> None:
             ("figures", "comms", "MiB of the kernel", "MiB of the page"), before, left(page), strict=True
         ):
             print(f"{what} before and after {5 * times} presses: {a:.4g} and {b:.4g}")
+        print("on a page without a kernel | median ms | 95th percentile ms | kB, packed")
+        for path in sorted(pages.LIVE.glob("*.html")):
+            waits = np.array(on_a_page(chrome, folder, path.stem, times))
+            size = len(gzip.compress(path.read_bytes())) / 1000
+            print(f"{path.stem} | {np.median(waits):.0f} | {np.quantile(waits, 0.95):.0f} | {size:.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from sam_lite.widgets import Choice, Picture, explorer
 
 DONE = {"marker": "o", "ms": 4, "alpha": 0.7}
 UNDONE = {"marker": "x", "ms": 5}
+DISTANCES = np.linspace(0, 1, 9)  # from a solution, in parts of the weights' norm
 
 
 def batch_explorer() -> ipywidgets.VBox:
@@ -25,7 +26,7 @@ def batch_explorer() -> ipywidgets.VBox:
     means = [_mark(ax, 0, lw=1.2) for ax in axes[:2]]
     here = [ax.axvline(grids.SIZES[0], color="grey", linestyle=":") for ax in axes[:2]]
     stars = [_mark(ax, 1, linestyle="none", marker="*", ms=10) for ax in axes[:2]]
-    lines = [_mark(axes[2], i, lw=1) for i in range(len(grids.SEEDS))]
+    lines = [_mark(axes[2], 0, lw=1, alpha=0.6) for _ in grids.SEEDS]
     for ax, label in zip(axes, ("test accuracy (%)", "largest eigenvalue of H", "training loss (nats)"), strict=True):
         ax.set(xscale="log", xlabel="batch size", ylabel=label, xlim=(6, 1300))
         ax.set_xticks([8, 32, 128, 512], ["8", "32", "128", "512"])
@@ -36,6 +37,7 @@ def batch_explorer() -> ipywidgets.VBox:
         xscale="linear", xlabel="α (0: batch 32, 1: this batch)", xlim=(-0.5, 1.5), yscale="log", ylim=(1e-3, 10)
     )
     axes[2].set_xticks([0, 1], ["0", "1"])
+    titles = [plots.headline(ax) for ax in axes]
     numbers = [
         100 * np.array([c["test_acc"] for c in cells.values()]),
         np.array([c["lambda_max"] for c in cells.values()]),
@@ -56,7 +58,10 @@ def batch_explorer() -> ipywidgets.VBox:
             star.set_data([s for s, _ in added], [100 * v if name == "test_acc" else v for _, v in added])
         for line in here:
             line.set_xdata([size, size])
-        cell = cells[size, rule, budget]
+        cell, ends = cells[size, rule, budget], [[_mean(v[chosen[i]]) for i in (2, -1)] for v in numbers]
+        titles[0].set_text(f"From batch 32 to 1000: {ends[0][1] - ends[0][0]:+.1f} points")
+        titles[1].set_text(f"λ_max: {ends[1][0]:.2g} at 32, {ends[1][1]:.2g} at 1000")
+        titles[2].set_text(f"Between the two: loss up to {_mean(cell['line'][:, 5:16].max(1)):.2g}")
         for line, values in zip(lines, cell["line"], strict=True):
             line.set_data(grids.ALPHAS, values)
         there = f"{int(reached[keys.index((size, rule, budget))].sum())} of {len(grids.SEEDS)} reached {grids.ENOUGH}"
@@ -76,9 +81,9 @@ def batch_explorer() -> ipywidgets.VBox:
     controls = {
         "size": Choice("batch size", grids.SIZES, 512),
         "rule": Choice("learning rate", list(grids.RULES)),
-        "budget": Choice("all have as many", grids.BUDGETS),
+        "budget": Choice("equal number of", grids.BUDGETS),
     }
-    moving = [*here, *sum(curves, []), *means, *stars, *lines]
+    moving = [*here, *sum(curves, []), *means, *stars, *lines, *titles]
     return explorer(
         Picture(figure, moving, update),
         controls,
@@ -90,52 +95,55 @@ def batch_explorer() -> ipywidgets.VBox:
 
 
 def rho_explorer() -> ipywidgets.VBox:
-    """Accuracy, the largest eigenvalues and the loss surface of networks trained with SAM, over ρ (lecture 06)."""
+    """What the radius ρ of SAM changes against SGD: accuracy, curvature, and the width of the valley (lecture 06)."""
     found, rhos, ranks = grids.recorded()["rho"], list(grids.RHOS), range(1, 11)
+    gain, top, width = found["test_acc"] - found["test_acc"][0], found["spectrum"].mean(1), valley(found["surface"])
     figure, axes = plots.subplots(1, 3, width=11, height=3.6)
-    plots.band(axes[0], rhos, 100 * found["test_acc"].T, label="test", marker=True)
-    axes[0].set(xlabel="radius ρ", ylabel="test accuracy (%)", ylim=(40, 50))
-    here = axes[0].axvline(0, color="grey", linestyle=":")
-    spectra = [_mark(axes[1], i, marker=plots.MARKERS[i], ms=4, lw=0.8) for i in range(len(grids.SEEDS))]
-    largest = np.nanmax(found["spectrum"])
-    axes[1].set(
-        xlim=(0.5, 10.5),
-        xlabel="rank of the eigenvalue",
-        ylabel="eigenvalue of H",
-        yscale="log",
-        ylim=(largest / 3e3, 1.5 * largest),
-    )
-    shades = np.log10(np.maximum(found["surface"], 1e-3))
-    side = (grids.SIDE[0], grids.SIDE[-1])
-    surface = axes[2].imshow(
-        shades[0], extent=(*side, *side), origin="lower", vmin=-2, vmax=1, cmap="cividis", aspect="auto"
-    )
-    axes[2].set(xlabel="direction 1", ylabel="direction 2")
-    axes[2].grid(False)
-    bar = figure.colorbar(surface, ax=axes[2], ticks=[-2, -1, 0, 1])
-    bar.ax.set_yticklabels(["0.01", "0.1", "1", "10"])
-    bar.set_label("training loss (nats)")
+    plots.band(axes[0], rhos, 100 * gain.T, label="SAM", marker=True)
+    axes[0].axhline(0, color=plots.COLORS[0], linestyle="--")
+    axes[0].text(0.78, 0.2, "SGD", color=plots.COLORS[0], ha="right")
+    axes[0].set(xlabel="radius ρ", ylabel="accuracy gained over SGD (points)", ylim=(-6, 4))
+    axes[1].set(xlabel="rank of the eigenvalue", ylabel="eigenvalue of H", yscale="log", ylim=(0.05, 4))
+    axes[2].set(xlabel="distance from the solution", ylabel="training loss (nats)", yscale="log", ylim=(5e-3, 40))
+    here, lines, names = axes[0].axvline(0, color="grey", linestyle=":"), [], []
+    for ax, x, curves, side in ((axes[1], ranks, top, "right"), (axes[2], DISTANCES, width, "left")):
+        ax.plot(x, curves[0], color=plots.COLORS[0], linestyle="--")
+        ax.text(x[-1], 1.12 * curves[0][-1], "SGD", color=plots.COLORS[0], ha="right", va="bottom")
+        lines.append(_mark(ax, 1, marker="s", ms=4))
+        names.append(ax.text(1, 1, "SAM", color=plots.COLORS[1], ha=side, va="top", in_layout=False))
+    _, *titles = [plots.headline(ax, "Accuracy stays, until ρ is too large") for ax in axes]
 
     def update(rho: float) -> str:
         at = rhos.index(rho)
         here.set_xdata([rho, rho])
-        for line, values in zip(spectra, found["spectrum"][at], strict=True):
-            line.set_data(ranks, np.where(values > 0, values, np.nan))
-        surface.set_data(shades[at].T)
-        low = float((found["surface"][at] < 0.1).mean())
+        shown = (ranks, top[at], 9), (DISTANCES, width[at], 4)  # the number of the mark that has the name
+        for line, name, (x, values, i) in zip(lines, names, shown, strict=True):
+            line.set_data(x, values)
+            name.set_position((x[i], 0.8 * values[i]))
+            name.set_text(f"SAM, ρ = {rho:g}")
+        largest, half = [f"{top[i][0]:.3g}" for i in (at, 0)], [f"{width[i][4]:.2g}" for i in (at, 0)]
+        titles[0].set_text(f"Curvature: λ_max {largest[0]}, SGD's {largest[1]}")
+        titles[1].set_text(f"Half way out: loss {half[0]}, SGD's {half[1]}")
         return (
-            f"SAM with radius {rho:g}: test accuracy {100 * _mean(found['test_acc'][at]):.1f} %, largest eigenvalue "
-            f"{_mean(found['spectrum'][at][:, 0]):.3g}, training loss {_mean(found['train_loss'][at]):.2g}. On the surface "
-            f"around the solution the loss is below 0.1 on {100 * low:.0f} % of the area."
+            f"SAM with radius {rho:g}: test accuracy {100 * _mean(found['test_acc'][at]):.1f} %, "
+            f"{100 * _mean(gain[at]):+.1f} points against SGD; largest eigenvalue {largest[0]} against {largest[1]}; training "
+            f"loss {_mean(found['train_loss'][at]):.2g}. At a distance of 0.5 the loss is {half[0]}, that of SGD {half[1]}."
         )
 
     return explorer(
-        Picture(figure, [here, *spectra, surface], update),
+        Picture(figure, [here, *lines, *names, *titles], update),
         {"rho": Choice("ρ, radius of the climb", rhos, 0.1)},
-        caption="Networks trained by SAM with different radii. Left: accuracy on fresh data, which leaves the picture "
-        "when ρ is far too large. Middle: the ten largest eigenvalues, one line per seed. Right: the training loss around "
-        "one solution: dark is low.",
+        caption="Networks trained by SAM and by SGD from the same five starts. Left: accuracy gained on fresh data (band: "
+        "one standard deviation), out of the picture when ρ is far too large. Middle: the ten largest eigenvalues, mean of "
+        "the five. Right: the mean training loss at a distance from one solution, in parts of the weights' norm. From "
+        "ρ = 0.15 on SAM no longer reaches the training loss of SGD, which the right picture shows at distance 0.",
     )
+
+
+def valley(surface: np.ndarray) -> np.ndarray:
+    """The mean of each surface (n, 25, 25) at DISTANCES from its middle: (n, 9)."""
+    away = np.hypot(*np.meshgrid(grids.SIDE, grids.SIDE))
+    return np.stack([surface[:, abs(away - d) < DISTANCES[1] / 2].mean(1) for d in DISTANCES], axis=1)
 
 
 def _mark(ax, number: int, **style):

@@ -19,7 +19,7 @@ def step_explorer() -> ipywidgets.VBox:
     loss = toys.quadratic(hessian)
     side = np.linspace(-2.2, 2.2, 111)
     x, y = np.meshgrid(side, side / 2)
-    figure, ax = plots.subplots(width=7, height=4.4)
+    figure, ax = plots.subplots(width=6.5, height=4.6)
     ax.contour(x, y, (x**2 + 10 * y**2) / 2, levels=np.geomspace(0.05, 8, 9), colors="grey", linewidths=0.6)
     ax.set(xlabel="w₁ (flat direction)", ylabel="w₂ (sharp direction)", xlim=(-2.2, 2.2), ylim=(-1.1, 1.1))
     (descent,) = ax.plot([], [], color=plots.COLORS[0], linestyle="--", marker="o", ms=3, label="gradient descent")
@@ -31,6 +31,7 @@ def step_explorer() -> ipywidgets.VBox:
         [], [], color=plots.COLORS[3], linewidth=3, marker="D", ms=5, label="2: descend with the slope up there"
     )
     ax.legend(fontsize=8, loc="upper right")
+    title = plots.headline(ax)
 
     def update(rho: float, lr: float, w1: float, w2: float, p: float) -> str:
         start = torch.tensor([w1, w2], dtype=torch.float64)
@@ -40,6 +41,7 @@ def step_explorer() -> ipywidgets.VBox:
         for line, points in ((path, walk), (descent, plain), (climb, up), (down, walk[:2])):
             line.set_data(*points.T.numpy())
         ends = [f"{float(loss({'w': points[-1]})):.2g}" for points in (walk, plain)]
+        title.set_text(f"After 20 steps: SAM at a loss of {ends[0]}, gradient descent at {ends[1]}")
         return (
             f"Contours of a narrow valley. From ({w1:g}, {w2:g}) SAM climbs by {rho:g} and steps with rate {lr:g}; "
             f"after 20 steps its loss is {ends[0]}, that of gradient descent {ends[1]}."
@@ -52,7 +54,7 @@ def step_explorer() -> ipywidgets.VBox:
         "w2": Control("w₂ of the start", -1.0, 1.0, 0.05, 0.7),
         "p": Control("p, norm of the climb", 1.0, 6.0, 0.5, 2.0),
     }
-    moving = [descent, path, climb, down]
+    moving = [descent, path, climb, down, title]
     return explorer(
         Picture(figure, moving, update),
         controls,
@@ -67,27 +69,28 @@ def flat_explorer() -> ipywidgets.VBox:
     Each example sees the same landscape, moved by a normal number; see `moved_wells`.
     """
     w = np.linspace(-2.2, 3.2, 541)
-    figure, ax = plots.subplots(width=8, height=4.2)
+    figure, ax = plots.subplots(width=6.5, height=4.2)
     ax.set(xlabel="w", ylabel="loss", xlim=(-2.2, 3.2), ylim=(0, 1.25))
     (true,) = ax.plot([], [], color=plots.COLORS[0], linestyle="--", label="true loss")
     (train,) = ax.plot([], [], color=plots.COLORS[1], label="training loss")
     ends = [
         ax.plot([], [], color=plots.COLORS[2 + i], marker=mark, linestyle=":", lw=2)[0] for i, mark in enumerate("^s")
     ]
-    text = ax.text(0.02, 0.97, "", transform=ax.transAxes, va="top", fontsize=9)
     ax.legend(fontsize=8, loc="upper right")
+    title = plots.headline(ax)
 
     def update(shift: float, n: float, sample: float) -> str:
         draws = np.random.default_rng(int(sample)).standard_normal(500)[: int(n)]
         seen, expected = moved_wells(w[:, None] - shift * draws).mean(1), moved_wells(w, shift)
         train.set_data(w, seen)
         true.set_data(w, expected)
-        said = []
+        said, lost = [], []
         for line, side, name in zip(ends, (w < 0, w >= 0), ("sharp", "flat"), strict=True):
             at = np.flatnonzero(side)[seen[side].argmin()]
             line.set_data([w[at], w[at]], [seen[at], expected[at]])
+            lost.append(f"{name} {expected[at] - seen[at]:+.2f}")
             said.append(f"{name} minimum: training loss {seen[at]:.2f}, true loss {expected[at]:.2f}")
-        text.set_text("\n".join(said))
+        title.set_text(f"True loss above training loss: {lost[0]}, {lost[1]}")
         return (
             f"Training and true loss of {int(n)} examples, moved by {shift:g} each. At the {said[0]}. At the {said[1]}."
         )
@@ -98,7 +101,7 @@ def flat_explorer() -> ipywidgets.VBox:
         "sample": Control("which sample", 1, 20, 1, 3),
     }
     return explorer(
-        Picture(figure, [true, train, *ends, text], update),
+        Picture(figure, [true, train, *ends, title], update),
         controls,
         caption="A training loss (solid) and the true loss (dashed). The dotted lines lead from the two minima of the "
         "training loss to the true loss at the same place: the narrow hole promises more and keeps less.",
@@ -136,8 +139,8 @@ def bouncing_explorer() -> ipywidgets.VBox:
     middle.set(yscale="log", xlabel="step", ylabel="distance from the minimum", xlim=(0, 60), ylim=(1e-3, 1e2))
     (drift,) = right.plot([], [], color=plots.COLORS[3], label="λ_max in a ravine")
     right.set(xlabel="step (ten times as many)", ylabel="largest eigenvalue", xlim=(0, 600), ylim=(0, 5.2))
-    for ax in (left, middle, right):
-        ax.legend(fontsize=8, loc="upper right")
+    middle.legend(fontsize=8, loc="upper right")
+    titles = [plots.headline(ax) for ax in (left, middle, right)]
 
     def update(lr: float, rho: float, first: float, second: float, w1: float, w2: float, steps: float) -> str:
         hessian, shown = torch.diag(torch.tensor([first, second], dtype=torch.float64)), int(steps)
@@ -151,10 +154,17 @@ def bouncing_explorer() -> ipywidgets.VBox:
         size.set_data(range(shown + 1), points.norm(dim=1).numpy())
         theory.set_data([0, 60], [end, end])
         drift.set_data(range(len(curvature)), curvature)
+        at, leaves = float(points[-1].norm()), "It leaves the picture: ηλ > 2"
+        bounces = f"SAM ends bouncing at ±{end:.2g}" if rho else "Without ρ it comes to rest"
+        titles[0].set_text(bounces if stable else leaves)
+        titles[1].set_text(f"After {shown} steps: {at:.2g}; in theory {end:.2g}" if stable else leaves)
+        titles[2].set_text(
+            f"The bounce lowers λ_max: {first:.2g} → {curvature[-1]:.2g}" if rho else "No bounce, no drift"
+        )
         if not stable:
             return f"ηλ is {lr * top:.2g}, not below 2: the path leaves the picture."
         return (
-            f"After {shown} steps SAM is at a distance of {float(points[-1].norm()):.3g} from the minimum; theory says it "
+            f"After {shown} steps SAM is at a distance of {at:.3g} from the minimum; theory says it "
             f"ends bouncing at {end:.3g}. In a ravine its largest eigenvalue went from {first:.3g} to {curvature[-1]:.3g}."
         )
 
@@ -168,7 +178,7 @@ def bouncing_explorer() -> ipywidgets.VBox:
         "steps": Control("steps shown", 1, 60, 1, 60, play=True),
     }
     return explorer(
-        Picture(figure, [orbit, size, theory, drift], update),
+        Picture(figure, [orbit, size, theory, drift, *titles], update),
         controls,
         caption="SAM on a quadratic: its path; its distance from the minimum, which settles at what theory says, a "
         "bounce along the largest curvature; and, where the curvature can change, how the bounce drives it down.",

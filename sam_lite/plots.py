@@ -13,6 +13,7 @@ import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
@@ -115,6 +116,11 @@ def _label_ends(figure: Figure) -> None:
             at = ax.transData.inverted().transform(ends[i])
             ax.annotate(str(lines[i].get_label()), tuple(at), xytext=shift, textcoords="offset points", **style)
             lines[i].set_gid(None)  # once
+
+
+def headline(ax: Axes, text: str = " ") -> Text:
+    """The title of one panel, which says what it shows; an explorer may write it anew for each state."""
+    return ax.set_title(text, loc="left", fontsize=10, fontweight="bold")
 
 
 def diverged(ax: Axes, label: str) -> None:

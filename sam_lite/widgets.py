@@ -2,9 +2,9 @@
 
 A widget is rows of controls and a picture. Moving a control calls `update` of the picture, which moves its marks and
 says in words what is to be seen; only the marks are drawn anew, on pixels of the rest that were kept. The picture is
-HTML with an alternative text, so nothing piles up, errors show in its place, and a page without a kernel shows the
-static figure that stands above each widget. What takes longer, such as training, has a button, and a task that gives
-way between its pieces, so that progress shows and Stop is heard.
+HTML with an alternative text, so nothing piles up, and errors show in its place. The still figure above a widget is
+for where there is no kernel: while the widget is shown, it hides that figure. What takes longer, such as training, has
+a button, and a task that gives way between its pieces, so that progress shows and Stop is heard.
 """
 
 import asyncio
@@ -22,6 +22,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sam_lite import plots
+
+# Not both in one output: JupyterLab would show neither, once the kernel that has the widget is gone.
+LIVE = "sam-lite-live"
+ONE_PICTURE = """<style>
+.jp-OutputArea:has(.sam-lite-live:not(.jupyter-widgets-disconnected)) > .jp-OutputArea-child:has(.jp-RenderedImage),
+.sam-lite-live.jupyter-widgets-disconnected { display: none; }
+</style>"""
 
 
 class Control(NamedTuple):
@@ -80,7 +87,8 @@ def explorer(
     caption: str,
     train: Callable[..., Iterator[float]] | None = None,
 ) -> ipywidgets.VBox:
-    """Show the figure for the start values, and below it the widget; return the widget. controls: by names of `update`.
+    """Show the figure for the start values, and in its place the widget where a kernel runs; return the widget, which
+    keeps its `picture` and `controls`. controls: by names of `update`.
 
     Each is a slider, and beside it a number box (Control) or a list (Choice), which always agree. All go by keyboard:
     JupyterLab keeps the arrow keys from a list, but not from a slider.
@@ -104,7 +112,9 @@ def explorer(
     rows = [_row(controls[name], one) for name, one in inputs.items()]
     if train:
         rows.append(training(lambda: train(**values()), redraw))
-    widget = ipywidgets.VBox([*rows, shown])
+    widget = ipywidgets.VBox([ipywidgets.HTML(ONE_PICTURE), *rows, shown])
+    widget.add_class(LIVE)
+    widget.picture, widget.controls = picture, controls
     view = {"model_id": widget.model_id, "version_major": 2, "version_minor": 0}
     text = "Run this cell to move the controls."
     display({"application/vnd.jupyter.widget-view+json": view, "text/plain": text}, raw=True)

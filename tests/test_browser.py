@@ -7,7 +7,7 @@ import pytest
 import browser
 
 pytestmark = pytest.mark.slow
-STEP = "from sam_lite import explore_toys\nexplore_toys.step_explorer();"
+STEP = "from sam_lite import explore_toys\n_ = explore_toys.step_explorer()"
 BATCH = "from sam_lite import explore_networks\nexplore_networks.batch_explorer();"
 PICTURE, TWIN = ".widget-html img", ".jp-RenderedImage img"
 
@@ -92,6 +92,16 @@ def test_by_keyboard_alone_and_slider_and_number_box_agree(opened):
         page.wait_for_function(f"() => document.querySelector('{PICTURE}').alt.includes('climbs by {shown} ')")
 
 
+def test_the_still_picture_gives_way_to_the_widget_and_comes_back_without_it(opened):
+    page = opened(STEP.replace("_ =", "widget ="), "widget.close()")
+    browser.run_cell(page, 0)
+    page.locator(PICTURE).wait_for()
+    assert page.locator(TWIN).count() == 1 and not page.locator(TWIN).is_visible()
+    browser.run_cell(page, 1)
+    page.locator(TWIN).wait_for()
+    assert page.locator(PICTURE).count() == 0
+
+
 def test_two_copies_move_independently(opened):
     page = opened(STEP, STEP)
     browser.run_cell(page, 0)
@@ -140,7 +150,7 @@ def test_a_kernel_restarted_while_it_trains_and_the_cell_run_again(opened):
     page.locator(".lm-Menu-item[data-command='kernelmenu:restart']").click()
     page.get_by_role("button", name="Confirm Kernel Restart").click()
     browser.idle(page)
-    assert page.locator(TWIN).is_visible()
+    assert page.locator(TWIN).is_visible() and not page.locator(PICTURE).is_visible()
     browser.run_cell(page)
     page.locator(PICTURE).wait_for()
     before = alt(page)

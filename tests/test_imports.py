@@ -98,13 +98,13 @@ def test_a_file_imports_only_what_its_arrows_allow(name):
             assert outside not in {module.split(".")[0] for module in modules}, f"{name}.py must not import {outside}"
 
 
-def test_the_figure_in_the_readme_shows_these_arrows():
+def test_the_figure_in_the_docs_shows_these_arrows():
     """All of them, but those that follow from others."""
     lines = []
     for name, ours in ARROWS.items():
         direct = sorted(one for one in ours if not any(one in behind(other) for other in ours))
         lines += [f"    {' & '.join(direct)} --> {name}"] if direct else []
-    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    text = (PACKAGE.parent / "docs" / "package.md").read_text(encoding="utf-8")
     assert "```mermaid\ngraph LR\n" + "\n".join(lines) + "\n```" in text, "\n".join(lines)
     alone = set(FILES) - {name for name, ours in ARROWS.items() if ours or any(name in a for a in ARROWS.values())}
     assert alone == {"claims", "checks", "require"}

@@ -1,4 +1,4 @@
-"""From nothing to a running course: make's route and conda's, and every command that the README shows."""
+"""From nothing to a running course: make's route and conda's, and every command that the README and the pages of `docs` show."""
 
 import json
 import os
@@ -282,13 +282,14 @@ def test_the_first_cell_of_a_notebook_fetches_the_course_once(tmp_path):
     assert "here: True" in (said := run("")) and "Address" not in said, said
 
 
-def test_every_command_that_the_readme_shows_is_executed_here():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_command_that_the_readme_and_the_docs_show_is_executed_here():
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     blocks = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     shown = [
         line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.split("#")[0].strip()
     ]
-    assert set(shown) <= {*MAKE, *CONDA, IN_CONDA, GRADING}, "a command in the README that no test executes"
+    assert set(shown) <= {*MAKE, *CONDA, IN_CONDA, GRADING}, "a command that is shown and that no test executes"
     assert {"make lectures", "make lab", "make test", *CONDA} <= set(shown)
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import claims_table
 import pages
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -59,6 +60,77 @@ def test_an_equation_that_cannot_be_shown_is_an_error_not_a_blot(tex, said, tmp_
         pages.build([(tmp_path / "a.ipynb", new_notebook(cells=[new_markdown_cell(f"${tex}$")]))], tmp_path)
 
 
+def test_limits_stand_under_a_maximum_and_words_upright():
+    shown = pages.mathml(r"\max_{\|e\| \le 1} L^{SAM}_i", "block")
+    assert "<munder" in shown and re.search(r"<mi[^>]*>max|<mo[^>]*>max", shown)
+    assert "munder" not in pages.mathml(r"\max_x f"), "in a line there is no room for it"
+    assert shown.count("normal") or "SAM" in re.sub("<[^>]*>", "", shown)
+    assert pages.mathml("x_{ij}", "block").count("<mi>") == 3
+
+
+DRAWS = "fig, ax = plots.subplots()\nplots.show(fig, caption='c', alt='a dot')"
+
+
+@pytest.mark.parametrize(
+    ("source", "tags", "what"),
+    [
+        (DRAWS, [], "Code of this picture"),
+        (DRAWS, ["unfold"], ""),
+        ("run = train_ensemble(make, data)\n" + DRAWS, [], ""),
+        ("run = train_ensemble(make, data)\n" + DRAWS, ["fold"], "Code of this picture"),
+    ],
+)
+def test_code_that_only_draws_is_folded(source, tags, what):
+    shown = new_output("display_data", {"image/png": DOT}, metadata={"image/png": {"alt": "a dot"}})
+    cell = new_code_cell(source, outputs=[shown], execution_count=1, metadata={"tags": tags}, id="c")
+    assert pages.folded(cell) == what
+    body = pages.body_of(new_notebook(cells=[cell]))
+    assert (f"<summary>{what}</summary>" in body) == bool(what) and body.count("<img") == 1
+    if what:
+        assert body.index("<details") < body.index("subplots") < body.index("</details>") < body.index("<img")
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("claims.show(\n    claims.check('c', x, above=1),\n)", "Code of this table"),
+        ("x = 1\nclaims.show(claims.check('c', x, above=1))", ""),
+        ("%pip install x", ""),
+    ],
+)
+def test_code_that_only_makes_a_table_is_folded(source, what):
+    shown = new_output("display_data", {"text/markdown": "| a |"})
+    assert pages.folded(new_code_cell(source, outputs=[shown], execution_count=1)) == what
+
+
+def test_imports_are_folded_and_what_follows_is_not():
+    cells = [new_code_cell("import a\nfrom b import c"), new_code_cell("x = 1"), new_code_cell("import d")]
+    body = pages.body_of(new_notebook(cells=cells))
+    assert body.count("<summary>Imports</summary>") == body.count("</details>") == 2
+    assert body.count("<div") == body.count("</div>")
+    assert body.index("</details>") < body.index(">x<") < body.rindex("<details")
+
+
+def test_an_explorer_moves_on_the_page_and_its_still_picture_is_not_there():
+    shown = [
+        new_output("display_data", {"image/png": DOT}, metadata={"image/png": {"alt": "a dot"}}),
+        new_output("display_data", {"text/markdown": "*The caption.*"}),
+        new_output("display_data", {"text/plain": "Run this cell to move the controls."}),
+    ]
+    cells = [new_code_cell("_ = step_explorer()", outputs=shown, execution_count=1)]
+    body = pages.body_of(new_notebook(cells=cells))
+    assert '<figure class="live" id="step">' in body and "a dot" not in body and "Run this cell" not in body
+    assert "The caption." in body and pages.page("t", body).count("<script") == 2
+    more = [*cells, new_code_cell("_ = step_explorer()", outputs=shown, execution_count=2)]
+    both = Links(pages.body_of(new_notebook(cells=more)))
+    assert len(both.ids) == len(set(both.ids)) and {"step", "step-2", "step-2-said"} <= set(both.ids)
+
+
+def test_a_graph_of_arrows_is_a_table_on_a_page():
+    shown = pages.markdown("```mermaid\ngraph LR\n    a & b --> c\n```")
+    assert "<td>c</td>" in shown and "<td>a, b</td>" in shown
+
+
 def test_a_picture_without_alternative_text_is_an_error(tmp_path):
     shown = new_output("display_data", {"image/png": DOT})
     notebook = new_notebook(cells=[new_code_cell("1", outputs=[shown], execution_count=1)])
@@ -75,6 +147,9 @@ def test_a_picture_without_alternative_text_is_an_error(tmp_path):
         ("CLAIMS.md", "index.html#claims"),
         ("controls/05_sam.ipynb#x", "control_05_sam.html#x"),
         ("../05_sam.ipynb", "05_sam.html"),
+        ("../docs/install.md", "install.html"),
+        ("glossary.md#SAM", "glossary.html#SAM"),
+        ("../INSTRUCTORS.md", "INSTRUCTORS.html"),
         ("https://example.org/a.ipynb", "https://example.org/a.ipynb"),
     ],
 )
@@ -109,6 +184,43 @@ def test_every_lecture_and_exercise_is_reached_from_the_index_and_from_its_neigh
 
 
 @pytest.mark.slow
+def test_the_first_page_shows_every_claim_and_every_page_the_list_of_all(site):
+    index = (site / "index.html").read_text(encoding="utf-8")
+    lectures, exercises, controls = pages.committed()
+    claims = sum(len(claims_table.claims_of(notebook, path.name)) for path, notebook in [*lectures, *controls])
+    assert len(re.findall(r'<td class="mark-(?:holds|does|open)">', index)) == claims > 0
+    assert '<figure class="live" id="valley">' in index and index.count('<li><a href="0') == 2 * len(lectures)
+    for path in site.glob("*.html"):
+        if path.name != "search.html":
+            text = path.read_text(encoding="utf-8")
+            assert text.count(' aria-current="page"') == 1, path.name
+            assert len(set(Links(text).to) & {other.name for other in site.glob("*.html")}) > 25, path.name
+
+
+def test_the_glossary_names_each_term_once_with_the_lecture_that_defines_it():
+    text = (pages.ROOT / "lectures" / "glossary.md").read_text(encoding="utf-8")
+    parts = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    terms = [part.split("\n")[0] for part in parts]
+    assert len(terms) > 25 and len(set(terms)) == len(terms)
+    for part in parts:
+        links = re.findall(r"\]\(([\w-]+\.ipynb)\)", part)
+        assert links and all((pages.ROOT / "lectures" / link).is_file() for link in links), part
+
+
+@pytest.mark.slow
+def test_on_paper_no_picture_is_cut_and_nothing_of_the_screen_is_left(site, chrome):
+    page = chrome.new_page()
+    page.goto(f"{site.as_uri()}/05_sam.html")
+    page.emulate_media(media="print")
+    gone = page.locator("header, footer, .all, .contents, .knobs")
+    assert gone.count() >= 5 and not any(one.is_visible() for one in gone.all())
+    kept = "e => getComputedStyle(e).breakInside"
+    for one in page.locator("img, figure.live, table").all():
+        assert one.evaluate(kept) == "avoid"
+    page.close()
+
+
+@pytest.mark.slow
 def test_search_finds_the_part_and_says_when_there_is_none(site, chrome):
     page = chrome.new_page()
     page.goto(f"{site.as_uri()}/05_sam.html")
@@ -124,7 +236,7 @@ def test_search_finds_the_part_and_says_when_there_is_none(site, chrome):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [380, 800, 1500])
+@pytest.mark.parametrize("width", [380, 800, 1280, 1500])
 def test_nothing_runs_off_the_side(site, chrome, width):
     page = chrome.new_page(viewport={"width": width, "height": 900})
     for path in sorted(site.glob("*.html")):

@@ -53,8 +53,13 @@ MAKE = {
 }
 
 
+def rows(widget):
+    """All but the style that hides the still picture, and the picture."""
+    return widget.children[1:-1]
+
+
 def inputs(widget):
-    found = [row.children[0] for row in widget.children[:-1]]
+    found = [row.children[0] for row in rows(widget)]
     return [one for one in found if not isinstance(one, ipywidgets.Button)]
 
 
@@ -124,7 +129,7 @@ def test_the_kept_background_and_the_marks_make_the_whole_figure(name, shown):
 
 @pytest.mark.parametrize("name", ["flat", "step", "bouncing"])
 def test_slider_and_number_box_agree_both_ways(name, shown):
-    for row in MAKE[name]().children[:-1]:
+    for row in rows(MAKE[name]()):
         slider, box, *_ = row.children
         slider.value = slider.min
         assert box.value == slider.min
@@ -137,7 +142,7 @@ def test_slider_and_number_box_agree_both_ways(name, shown):
 
 @pytest.mark.parametrize("name", ["batch", "measure", "rho"])
 def test_slider_and_list_agree_both_ways(name, shown):
-    for slider, box in (row.children for row in MAKE[name]().children[:-1] if len(row.children) == 2):
+    for slider, box in (row.children for row in rows(MAKE[name]()) if len(row.children) == 2):
         slider.value = slider.options[-1]
         assert box.value == slider.options[-1]
         box.value = slider.options[0]
@@ -181,7 +186,7 @@ def test_many_updates_leave_nothing_behind(shown):
         lengths.add(len(picture.value))
     assert max(lengths) < 200_000 and len(shown) == 3
     assert count() == alive
-    assert len(widget.children) == 6
+    assert len(rows(widget)) == 5
 
 
 def test_the_walk_is_sam():
@@ -219,7 +224,7 @@ def test_the_measure_picture_says_tau_and_psi_of_what_is_shown(shown):
 
 
 def test_play_moves_the_steps(shown):
-    row = explore_toys.bouncing_explorer().children[6]
+    row = rows(explore_toys.bouncing_explorer())[6]
     slider, box, play = row.children
     play.value = 7
     assert slider.value == box.value == 7 and (play.min, play.max) == (1, 60)
@@ -257,8 +262,7 @@ def test_a_sharp_minimum_keeps_less_of_its_promise(shown):
 
 
 def buttons(widget):
-    row = widget.children[-2]
-    return row.children
+    return rows(widget)[-1].children
 
 
 def trained(*shares, result=None, error=None):

@@ -3,10 +3,12 @@
     python tools/pages.py [FOLDER]      pages of the committed lectures and blank exercises (default folder: _site)
 
 Equations become MathML, which browsers show themselves; pictures are inside the page, with the alternative text from
-their output's metadata. Only the page of search results has a script.
+their output's metadata. Explorers move on a page by what `live.py` has stored of them. Only they and the page of search
+results have a script. Markdown files become pages, too: the glossary, the references, `docs/`, the guide for teachers.
 """
 
 import argparse
+import ast
 import functools
 import html
 import json
@@ -14,6 +16,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 from latex2mathml.converter import convert
@@ -22,20 +25,37 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
-import claims_table
+import front
 import notebooks
 from notebooks import ROOT
 
 Page = tuple[Path, NotebookNode]
+LIVE = Path(__file__).with_name("live")
+MATH = "http://www.w3.org/1998/Math/MathML"
+WORD = re.compile(r"([_^])\{([A-Za-z]{3,})\}")  # an index that is a word: upright
+LIMITS = {"max", "min", "sup", "inf", "lim", "argmax", "argmin"}
 
 
 def mathml(tex: str, display: str = "inline") -> str:
     """An equation as MathML. Raises ValueError naming a command that cannot be shown."""
-    result = convert(re.sub(r"\{(aligned|split)\}", "{align*}", tex.strip()), display=display)
+    upright = WORD.sub(r"\1{\\mathrm{\2}}", re.sub(r"\{(aligned|split)\}", "{align*}", tex.strip()))
+    result = convert(upright, display=display)
     unknown = re.search(r"\\[A-Za-z]+|&(?=<)", result)
     if unknown:
         raise ValueError(f"{unknown[0]} cannot be shown on a page, in the equation {tex.strip()!r}; write it otherwise")
+    if display == "block":
+        result = limits_below(result)
     return result.replace("<math ", '<math tabindex="0" ', 1) if display == "block" and len(tex) > 40 else result
+
+
+def limits_below(result: str) -> str:
+    """MathML with what stands under a maximum under it, not beside it."""
+    ElementTree.register_namespace("", MATH)
+    tree = ElementTree.fromstring(result)
+    for node in tree.iter(f"{{{MATH}}}msub"):
+        if "".join(node[0].itertext()).strip().replace(" ", "") in LIMITS:
+            node.tag = f"{{{MATH}}}munder"
+    return ElementTree.tostring(tree, encoding="unicode")
 
 
 class Renderer(IPythonRenderer):
@@ -64,6 +84,8 @@ def address_of(url: str) -> str:
     """The page for a link that one notebook has to another, to CLAIMS.md or to an exercise; other links as they are."""
     if re.fullmatch(r"(\.\./)?CLAIMS\.md", url):
         return "index.html#claims"
+    if words := re.fullmatch(r"(?:\.\./)*(?:docs/|lectures/)?([\w-]+)\.md(#.*)?", url):
+        return f"{words[1]}.html{words[2] or ''}"
     return re.sub(
         r"^(?:\.\./)*(?:lectures/)?(?:(controls/)|(exercises/[\w-]+/))?([\w-]+)\.ipynb(?=#|$)",
         lambda match: f"{'control_' if match[1] else 'exercise_' if match[2] else ''}{match[3]}.html",
@@ -89,8 +111,14 @@ def exporter(code: bool) -> Exporter:
 
 
 def markdown(source: str, path: Path = ROOT / "lectures") -> str:
-    """Markdown as HTML; local pictures are put inside."""
+    """Markdown as HTML; local pictures are put inside, and a graph of arrows becomes a table."""
+    source = re.sub(r"```mermaid\ngraph LR\n(.*?)```", _arrows, source, flags=re.DOTALL)
     return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True, path=str(path))).render(source)
+
+
+def _arrows(graph: re.Match) -> str:
+    rows = (line.strip().partition(" --> ") for line in graph[1].splitlines())
+    return "| file | imports |\n|---|---|\n" + "\n".join(f"| {a} | {b.replace(' & ', ', ')} |" for b, _, a in rows)
 
 
 def title_of(notebook: NotebookNode, default: str) -> str:
@@ -106,6 +134,13 @@ def body_of(notebook: NotebookNode, code: bool = True) -> str:
     """The cells of a notebook as HTML, or without code what they show. Every picture must have an alternative text."""
     notebook = nbformat.from_dict(notebook)
     notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "install"]  # nothing to read
+    names: list[str] = []
+    for cell in notebook.cells:
+        if name := explorer_of(cell):
+            captions = [output for output in cell.outputs if "text/markdown" in output.get("data", {})]
+            shown = {"text/html": moving(name, names.count(name))}
+            cell.outputs = [nbformat.v4.new_output("display_data", shown), *captions]
+            names.append(name)
     for output in (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs):
         data = output.get("data", {})
         if "text/latex" in data and "text/html" not in data:
@@ -113,7 +148,54 @@ def body_of(notebook: NotebookNode, code: bool = True) -> str:
         if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
             raise ValueError("a picture has no alternative text: show it with plots.show(figure, caption=..., alt=...)")
     body, _ = exporter(code).from_notebook_node(notebook)
+    for cell in notebook.cells if code else []:
+        if what := folded(cell):
+            end = r'(?=<div class="output_wrapper">|\n</div>\n<div class="cell |\n</div>\s*\Z)'
+            found = re.search(rf'id="cell-id={re.escape(cell.id)}">\n(<div class="input">.*?){end}', body, re.DOTALL)
+            summary = f"<details class='code'><summary>{what}</summary>"
+            body = f"{body[: found.start(1)]}{summary}{found[1]}</details>{body[found.end(1) :]}"
     return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")  # what becomes of equations in headings
+
+
+def explorer_of(cell: NotebookNode) -> str:
+    """The explorer that a cell shows, if it is one that can move on a page."""
+    found = re.search(r"\b(\w+)_explorer\(\)", cell.source) if cell.cell_type == "code" else None
+    return found[1] if found and (LIVE / f"{found[1]}.html").is_file() else ""
+
+
+def moving(name: str, before: int = 0) -> str:
+    """What `live.py` has stored of an explorer; before: how often it stands on the page already."""
+    piece = (LIVE / f"{name}.html").read_text(encoding="utf-8")
+    other = rf"\g<0>-{before + 1}" if before else r"\g<0>"
+    return re.sub(rf'((?:id|aria-labelledby)="|\(#){name}(?=["-])', other, piece)
+
+
+def folded(cell: NotebookNode) -> str:
+    """What stands in place of a cell's code that only draws, makes a table or imports, until it is opened. Empty: nothing.
+
+    The tags "fold" and "unfold" of a cell decide otherwise.
+    """
+    tags = cell.metadata.get("tags", [])
+    if cell.cell_type != "code" or "unfold" in tags:
+        return ""
+    if not cell.outputs:
+        imports = all(isinstance(one, ast.Import | ast.ImportFrom) for one in _statements(cell.source))
+        return "Imports" if imports else "Code" if "fold" in tags else ""
+    if explorer_of(cell) or any("image/png" in output.get("data", {}) for output in cell.outputs):
+        work = re.search(r"\bclaims\.|\btrain\w*\(|^def |\.backward\(|print\(", cell.source, re.MULTILINE)
+        return "" if work and "fold" not in tags else "Code of this picture"
+    tables = all(
+        isinstance(one, ast.Expr) and ast.unparse(one).startswith(("claims.show(", "plots.table("))
+        for one in _statements(cell.source)
+    )
+    return "Code of this table" if tables else "Code" if "fold" in tags else ""
+
+
+def _statements(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:  # a cell with a command of IPython
+        return [ast.Pass()]
 
 
 def own(name: str) -> str:
@@ -132,11 +214,13 @@ def styles() -> str:
         )
         for style in ("default", "github-dark")
     )
-    return f"{own('pages.css')}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    return f"{own('pages.css')}\n{own('live.css')}\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
-def page(title: str, body: str, links: Sequence[tuple[str, str]] = (), *, search: bool = True) -> str:
-    """A whole HTML file. links: (address, text) of its neighbours. search: with the field for it."""
+def page(
+    title: str, body: str, links: Sequence[tuple[str, str]] = (), *, search: bool = True, all_pages: str = ""
+) -> str:
+    """A whole HTML file. links: (address, text) of its neighbours. search: with the field for it. all_pages: their list."""
     around = "".join(f'<a href="{url}">{html.escape(text)}</a>' for url, text in links)
     field = '<input type="search" name="q" aria-label="Search" placeholder="Search">'
     asks = f'<form action="search.html" role="search">{field}</form>' if search else ""
@@ -144,22 +228,33 @@ def page(title: str, body: str, links: Sequence[tuple[str, str]] = (), *, search
     inside = "".join(f'<li><a href="#{name}">{text.strip()}</a></li>' for name, text in headings)
     contents = f'<nav class="contents" aria-label="On this page"><ul>{inside}</ul></nav>' if len(headings) > 2 else ""
     body = body.replace("<table", '<table tabindex="0"')  # on a phone it scrolls sideways, by keyboard too
+    every = f'<nav class="all" aria-label="All pages">{all_pages}</nav>' if all_pages else ""
+    script = f"<script>\n{own('live.js')}</script>\n" if '<figure class="live"' in body else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{styles()}\n</style>\n</head>\n<body>\n"
         f'<header><nav aria-label="Before and after">{around}</nav>{asks}</header>\n{contents}<main>\n{body}\n</main>\n'
-        f'<footer><nav aria-label="Before and after, again">{around}</nav></footer>\n</body>\n</html>\n'
+        f'<footer><nav aria-label="Before and after, again">{around}</nav></footer>\n{every}\n{script}</body>\n</html>\n'
     )
 
 
 def sections(address: str, title: str, body: str) -> list[list[str]]:
     """[address, heading, text] of each part of a page, for the search."""
+    body = re.sub(r"<script.*?</script>|<form.*?</form>", "", body, flags=re.DOTALL)
     parts = re.split(r'<h[1-3] id="([^"]+)">(.*?)</h[1-3]>', body, flags=re.DOTALL)
     plain = lambda text: " ".join(html.unescape(re.sub(r"<[^>]*>", " ", re.sub("</?span[^>]*>", "", text))).split())  # noqa: E731
     found = zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
     return [[f"{address}#{name}", f"{title}: {plain(head).rstrip('¶ ')}", plain(text)] for name, head, text in found]
+
+
+def texts() -> list[tuple[Path, NotebookNode]]:
+    """What is written in Markdown and becomes a page: each as a notebook of one cell."""
+    paths = [ROOT / "lectures" / "glossary.md", ROOT / "lectures" / "references.md", ROOT / "INSTRUCTORS.md"]
+    paths = [path for path in [*paths, *sorted((ROOT / "docs").glob("*.md"))] if path.is_file()]
+    cells = ([nbformat.v4.new_markdown_cell(path.read_text(encoding="utf-8"))] for path in paths)
+    return [(path, nbformat.v4.new_notebook(cells=some)) for path, some in zip(paths, cells, strict=True)]
 
 
 def build(
@@ -170,51 +265,53 @@ def build(
     *,
     only: Path | None = None,
 ) -> Path:
-    """Write one page for each (path, notebook), an index with the claims and the search; return the index.
+    """Write one page for each (path, notebook), the first page with the claims, and the search; return the first page.
 
     only: write nothing but the page of this notebook, and return it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write = lambda name, text: (folder / name).write_text(text, encoding="utf-8", newline="\n")  # noqa: E731
-    contents, known = [], []
-    kinds = (("Lectures", "", lectures), ("Exercises", "exercise_", exercises), ("Controls", "control_", controls))
-    for kind, prefix, some in kinds:
-        titles = [title_of(notebook, path.stem) for path, notebook in some]
-        addresses = [f"{prefix}{path.stem}.html" for path, _ in some]
-        neighbours = list(zip(addresses, titles, strict=True))
+    kinds = {"Lectures": ("", lectures), "Exercises": ("exercise_", exercises), "Controls": ("control_", controls)}
+    kinds["About"] = "", texts()
+    titles = {f"{prefix}{p.stem}": title_of(nb, p.stem) for prefix, some in kinds.values() for p, nb in some}
+    known, groups = [], {kind: [f"{prefix}{p.stem}" for p, _ in some] for kind, (prefix, some) in kinds.items()}
+    for kind, (prefix, some) in kinds.items():
         for i, (path, notebook) in enumerate(some):
             if only not in (None, path):
                 continue
-            before = [(a, f"← {t}") for a, t in neighbours[max(i - 1, 0) : i]]
-            after = [(a, f"{t} →") for a, t in neighbours[i + 1 : i + 2]]
+            name, near = f"{prefix}{path.stem}", groups[kind]
+            links = [(f"{one}.html", f"← {titles[one]}") for one in near[max(i - 1, 0) : i]]
+            links += [("index.html", "Start")] + [(f"{one}.html", f"{titles[one]} →") for one in near[i + 1 : i + 2]]
             try:
                 body = body_of(notebook)
             except ValueError as error:
                 raise ValueError(f"{path.name}: {error}") from None
-            write(addresses[i], page(titles[i], body, [*before, ("index.html", "All pages"), *after]))
+            write(f"{name}.html", page(titles[name], body, links, all_pages=_all_pages(groups, titles, name)))
             if only:
-                return folder / addresses[i]
-            known += sections(addresses[i], titles[i], body)
-        if some:
-            items = "".join(f'<li><a href="{a}">{html.escape(t)}</a></li>' for a, t in neighbours)
-            contents.append(f"<h2>{kind}</h2>\n<ol>{items}</ol>")
-    claims = claims_table.page(
-        c for p, nb in [*lectures, *controls] for c in claims_table.claims_of(nb, claims_table.name_of(p))
-    )
-    table = markdown(claims[claims.index("✓ holds") :])
-    table = re.sub(r"(</?)h2", r"\1h3", table)
-    title = "Flat minima and Sharpness-Aware Minimization, measured"
-    table = f'<h2 id="claims">What was measured</h2>\n{table}'
-    body = f"<h1>{title}</h1>\n{ABOUT}{''.join(contents)}\n{table}"
-    write("index.html", page(title, body))
+                return folder / f"{name}.html"
+            known += sections(f"{name}.html", titles[name], body)
+    picture = LIVE / "valley.html"
+    picture = picture.read_text(encoding="utf-8") if picture.is_file() else ""
+    body = front.page(lectures, controls, titles, picture)
+    write("index.html", page(front.TITLE, body, all_pages=_all_pages(groups, titles, "index")))
     write("search.js", f"const KNOWN = {json.dumps(known, ensure_ascii=False)};\n")
-    write("search.html", page("Search", SEARCH.format(script=own("pages.js")), [("index.html", "All pages")]))
+    write("search.html", page("Search", SEARCH.format(script=own("pages.js")), [("index.html", "Start")]))
     return folder / "index.html"
 
 
-ABOUT = """<p>A university lecture on the generalization gap, flat minima and SAM, in which every claim is measured by a
-cell that takes seconds on a laptop, beside the figure of the paper.</p>
-"""
+def _all_pages(groups: dict[str, list[str]], titles: dict[str, str], here: str) -> str:
+    """The list of all pages, with the one that is open marked; the controls fold away."""
+    marked = lambda name: ' aria-current="page"' if name == here else ""  # noqa: E731
+    text = f'<a href="index.html"{marked("index")}>Start</a>'
+    for kind, names in groups.items():
+        short = [(name, re.sub(r"^(Part|Exercise|Controls?) (\d+) · ", r"\2 · ", titles[name])) for name in names]
+        items = "".join(f'<li><a href="{n}.html"{marked(n)}>{html.escape(t)}</a></li>' for n, t in short)
+        head, tail = (f"<details{' open' if here in names else ''}><summary>{kind}</summary>", "</details>")
+        head, tail = (head, tail) if kind == "Controls" else (f"<p>{kind}</p>", "")
+        text += f"{head}<ul>{items}</ul>{tail}" if names else ""
+    return text
+
+
 SEARCH = """<h1>Search</h1>
 <p id="said" role="status">Searching needs JavaScript.</p>
 <ol id="found"></ol>

@@ -60,10 +60,14 @@ def build(notebooks: list[pages.Page], folder: Path) -> Path:
     for name in ("reveal.js", "reveal.css", "reset.css"):
         shutil.copy(reveal / "dist" / name, folder / "reveal" / name)
     shutil.copy(reveal / "LICENSE", folder / "reveal" / "LICENSE")
-    script, links = pages.own("slides.js"), []
+    script, links = pages.own("slides.js") + pages.own("live.js"), []
     for path, notebook in notebooks:
         title = pages.title_of(notebook, path.stem)
-        style = HtmlFormatter(style="default").get_style_defs(".highlight") + "\n" + pages.own("slides.css")
+        style = (
+            HtmlFormatter(style="default").get_style_defs(".highlight")
+            + pages.own("live.css")
+            + pages.own("slides.css")
+        )
         text = (
             f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
             '<link rel="stylesheet" href="reveal/reset.css">\n<link rel="stylesheet" href="reveal/reveal.css">\n'
