@@ -194,13 +194,13 @@ def _advance(model, data: Data, batch_size: int, hyper: dict, optimizer: str, as
         raise require.error("optimizer", "'sgd' or 'adam'", optimizer)
     widths = stacked.hidden(model) if any(hyper["dropout"]) else []
     gradient, update = stacked.gradient(model, criterion), UPDATES[optimizer]
-    if any(hyper["rho"]):
-        gradient = _sam(gradient, ascent)
 
     def advance(group: _Group, step: int) -> None:
         index = group.batch(step, len(data.x_train), batch_size)
-        x, y, masks = data.x_train[index], data.y_train[index], group.masks(batch_size, widths)
-        grads = gradient(group.params, x, y, *masks, *group.rho)
+        batch = data.x_train[index], data.y_train[index], *group.masks(batch_size, widths)
+        grads = gradient(group.params, *batch)
+        if group.uses["rho"]:
+            grads = gradient(_climbed(group, grads, ascent), *batch)
         factor = require.number("what schedule returns", schedule(step - 1)) if schedule else 1.0
         update(group, grads, step, factor)
         group.step = step
@@ -216,7 +216,7 @@ class _Group:
         like = next(iter(start.values()))
         self.hyper = {name: like.new_tensor([values[i] for i in members]) for name, values in hyper.items()}
         self.uses = {name: any(values) for name, values in hyper.items()}  # known without asking the device
-        self.rho, self.rates = [self.hyper["rho"]] if self.uses["rho"] else [], self.hyper["dropout"].cpu()
+        self.rates = self.hyper["dropout"].cpu()
         self.generators = [torch.Generator().manual_seed(int(seeds[i])) for i in members]
         self.moments: list[Params] = []  # the optimizer's running means
         self.epoch, self.step = torch.empty(0), 0
@@ -259,23 +259,16 @@ class _Group:
             self.params = {name: p[kept] for name, p in self.params.items()}
             self.moments = [{name: p[kept] for name, p in m.items()} for m in self.moments]
             self.hyper = {name: v[kept] for name, v in self.hyper.items()}
-            self.rho, self.rates = [r[kept] for r in self.rho], self.rates[mask]
+            self.rates = self.rates[mask]
             self.generators = [g for g, k in zip(self.generators, mask.tolist(), strict=True) if k]
             self.epoch = self.epoch[kept]
         return len(self.members)
 
 
-def _sam(gradient: Callable, ascent: Callable) -> Callable:
-    """`sam.sam_gradient` for stacked models: climb, then the gradient there, every norm and rho being one model's own."""
-
-    def sam(params: Params, *rest) -> Params:
-        *batch, rho = rest
-        grads = gradient(params, *batch)
-        learned = {name: params[name] for name in grads}
-        climb = vmap(ascent)(grads, learned, rho)
-        return gradient(params | add(learned, climb), *batch)
-
-    return sam
+def _climbed(group: _Group, grads: Params, ascent: Callable) -> Params:
+    """The weights from which SAM descends, every norm and rho being one model's own; what is frozen stays."""
+    learned = {name: group.params[name] for name in grads}
+    return group.params | add(learned, vmap(ascent)(grads, learned, group.hyper["rho"]))
 
 
 def _status(loss: float, stop_loss: float | None, last: bool) -> str:

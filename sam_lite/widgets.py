@@ -11,8 +11,8 @@ import asyncio
 import base64
 import html
 import io
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ipywidgets
 from IPython.display import display
@@ -72,7 +72,7 @@ class Picture:
             return f'<div role="alert" style="{box}">{said}<br>Move a control to go on.</div>'
         self.canvas.restore_region(self.rest)
         for artist in self.moving:
-            artist.axes.draw_artist(artist)
+            artist.axes.draw_artist(artist)  # type: ignore[union-attr]
         pixels, buffer = Image.frombuffer("RGBA", (width, height), self.canvas.buffer_rgba()), io.BytesIO()
         pixels.convert("RGB").save(buffer, "PNG", compress_level=1)
         data = base64.b64encode(buffer.getvalue()).decode()
@@ -82,7 +82,7 @@ class Picture:
 
 def explorer(
     picture: Picture,
-    controls: dict[str, Control | Choice],
+    controls: Mapping[str, Control | Choice],
     *,
     caption: str,
     train: Callable[..., Iterator[float]] | None = None,
@@ -157,7 +157,7 @@ def training(start: Callable[[], Iterator[float]], finished: Callable[[], None])
 
 
 def _row(control: Control | Choice, slider: ipywidgets.Widget) -> ipywidgets.HBox:
-    beside = {
+    beside: dict[str, Any] = {
         "tooltip": f"{control.label}, as a number" if isinstance(control, Control) else f"{control.label}, by name"
     }
     beside |= {"style": {"description_width": "4em"}}

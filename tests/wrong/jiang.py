@@ -344,8 +344,9 @@ MUTANTS = [
     (
         "SAM descends with other masks than it climbed with",
         _ENSEMBLE,
-        "return gradient(params | add(learned, climb), *batch)",
-        "return gradient(params | add(learned, climb), *batch[:2], *([m.flip(1) for m in masks] for masks in batch[2:]))",
+        "grads = gradient(_climbed(group, grads, ascent), *batch)",
+        "flipped = ([m.flip(1) for m in masks] for masks in batch[2:])\n"
+        "            grads = gradient(_climbed(group, grads, ascent), *batch[:2], *flipped)",
         _E + "sam_climbs_and_descends_with_the_same_masks",
     ),
     (

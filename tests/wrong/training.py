@@ -269,15 +269,15 @@ MUTANTS = [
     (
         "norm over the whole ensemble",
         _ENSEMBLE,
-        "climb = vmap(ascent)(grads, learned, rho)",
-        "climb = ascent(grads, learned, rho.mean())",
+        'vmap(ascent)(grads, learned, group.hyper["rho"])',
+        'ascent(grads, learned, group.hyper["rho"].mean())',
         "tests/test_ensemble.py::test_each_member_follows_the_path_it_would_take_alone[sam]",
     ),
     (
         "rho of the first model for all",
         _ENSEMBLE,
-        "learned, rho)\n        return",
-        "learned, rho[:1].expand_as(rho))\n        return",
+        'learned, group.hyper["rho"])',
+        'learned, group.hyper["rho"][:1].expand_as(group.hyper["rho"]))',
         "tests/test_ensemble.py::test_settings_of_one_member_leave_the_others_alone",
     ),
     (
@@ -325,8 +325,8 @@ MUTANTS = [
     (
         "those that go on get the rho of others",
         _ENSEMBLE,
-        "[r[kept] for r in self.rho]",
-        "[r[: len(self.members)] for r in self.rho]",
+        "v[kept] for name, v in self.hyper.items()",
+        'v[: len(self.members)] if name == "rho" else v[kept] for name, v in self.hyper.items()',
         "tests/test_ensemble.py::test_those_that_go_on_keep_their_momentum_and_rho",
     ),
     (
