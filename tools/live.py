@@ -318,7 +318,7 @@ def piece(name: str, picture: Picture, controls: dict, grid: dict[str, Sequence]
         width = right - left
         room = f"flex:{width} 1 {width // 2}px;max-width:min(100%,{1.2 * width:.0f}px)"
         view = f'viewBox="{left} 0 {width} {height}" style="{room}"'
-        parts.append(f"<svg {view}>{clip}{back}{marks}</svg>")
+        parts.append(f'<svg aria-hidden="true" {view}>{clip}{back}{marks}</svg>')
     packed = base64.b64encode(zlib.compress(json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode(), 9))
     rows = "".join(_control(one, controls[one], grid[one], place) for (one, place) in zip(grid, start, strict=True))
     return (
