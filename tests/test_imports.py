@@ -39,7 +39,6 @@ ARROWS = {
     "cluster": set(),
     "sweep": {"callbacks", "cluster", "tables"},
     "study": {"data", "models", "stacked", "ensemble", "measures", "sweep"},
-    "checks": set(),
     "plots": set(),
     "widgets": {"plots"},
     "grids": {"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"},
@@ -53,6 +52,7 @@ ONLY_IN = {
     "IPython": {"claims", "plots", "widgets"},
 }
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+CHECKS = sorted((PACKAGE / "checks").glob("*.py"))
 
 
 def behind(name: str) -> set[str]:
@@ -106,8 +106,11 @@ def test_the_figure_in_the_readme_shows_these_arrows():
     text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
     assert "```mermaid\ngraph LR\n" + "\n".join(lines) + "\n```" in text, "\n".join(lines)
     alone = set(FILES) - {name for name, ours in ARROWS.items() if ours or any(name in a for a in ARROWS.values())}
-    assert alone == {"claims", "checks", "require"}
-    assert "`claims` and `checks`, which stand alone, and `require`, which all use, are left out" in text
+    assert alone == {"claims", "require"}
+    assert (
+        "`claims`, which stands alone, `checks`, which nothing imports, and `require`, which all use, are left out"
+        in text
+    )
 
 
 def test_plots_need_no_torch():
@@ -124,6 +127,17 @@ LONGER = {  # files above 200 lines, with the reason
     "measures": "forty formulas, told where they are computed",
     "explore_networks": "six explorers share one shape",
 }
+
+
+@pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.stem)
+def test_checks_draw_no_figures_and_know_no_other_set(path):
+    """Their folder stands at the edge: they may use the package, and nothing of the package uses them (ARROWS)."""
+    modules = imported(path.read_text(encoding="utf-8").replace("from . import", "from sam_lite.checks import"))
+    ours = {module.removeprefix("sam_lite.") for module in modules if module.startswith("sam_lite.")}
+    assert not {one for one in ours if one.startswith(("checks.set", "plots", "widgets", "explore"))}, ours
+    assert not {"matplotlib", "ipywidgets", "IPython"} & {module.split(".")[0] for module in modules}
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= 450, f"{path.name} has {lines} lines: a set's checks are one file of short functions"
 
 
 @pytest.mark.parametrize("name", FILES)
