@@ -29,6 +29,9 @@ CLIMB = """def climb(grads, rho):
     return {name: rho * g / length if length else torch.zeros_like(g) for name, g in grads.items()}"""
 INF = "def climb_inf(grads, rho):\n    return {name: rho * torch.sign(g) for name, g in grads.items()}"
 STUB = 'raise NotImplementedError("write your code here, then delete this line")'
+STUBBED = f"""def climb(grads, rho):
+    \"\"\"The step of length rho uphill. grads: name -> tensor. Returns name -> tensor of the same shapes.\"\"\"
+    {STUB}"""
 FULL = {"climb": 3, "climb_inf": 1}
 
 
@@ -71,7 +74,11 @@ def without_imports(notebook):
 
 def in_a_cell_of_its_own(notebook):
     notebook.cells.append(new_code_cell(cell(notebook, "climb").source))
-    cell(notebook, "climb").source = f"def climb(grads, rho):\n    {STUB}"
+    cell(notebook, "climb").source = STUBBED
+
+
+def more_imports(notebook):
+    cell(notebook, "imports").source = "import math as maths\nset_05 = None\n" + cell(notebook, "imports").source[:40]
 
 
 def written_below(notebook):
@@ -152,7 +159,14 @@ CASES = {  # student -> (notebook, points of the checks, what is said somewhere)
     "reversed": (solved(then=reversed_), FULL, "graded in the order of the sheet"),
     "metadata lost": (solved(then=bare), FULL, ""),
     "a comment above": (solved("# mine\n" + CLIMB, "\n# too\n" + INF, then=bare), FULL, ""),
-    "a cell of one's own": (solved(then=in_a_cell_of_its_own), FULL, "more than once"),
+    "a cell of one's own": (solved(then=in_a_cell_of_its_own), FULL, "answered in a cell of its own"),
+    "a wrong trial at the end": (solved(last="def climb(grads, rho):\n    return 0\nclimb({}, 1)"), FULL, ""),
+    "a wrong trial, metadata lost": (solved(last="def climb(grads, rho):\n    return 0", then=bare), FULL, ""),
+    "an import added to the given ones": (
+        solved(CLIMB.replace("torch.sqrt", "maths.sqrt"), then=more_imports),
+        FULL,
+        "",
+    ),
     "float64 in, float32 out": (solved(CLIMB.replace("rho * g / length", "(rho * g / length).float()")), FULL, ""),
     "written below": (solved(then=written_below), FULL, "below the cell was taken"),
     "nothing written": (solved(then=written_nothing), FULL, "nothing was written"),
@@ -160,7 +174,7 @@ CASES = {  # student -> (notebook, points of the checks, what is said somewhere)
     "kills": (solved("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), NONE, "it ended the process"),
     "endless": (solved("def climb(grads, rho):\n    while True: pass"), NONE, "it ran for more than 4 s"),
     "syntax": (solved("def climb(grads, rho)\n    return 1"), NONE, "SyntaxError"),
-    "stub": (solved(f"def climb(grads, rho):\n    {STUB}"), NONE, "NotImplementedError: write your code here"),
+    "stub": (solved(STUBBED), NONE, "NotImplementedError: write your code here"),
     "patches the checks": (solved(PATCH), NONE, "its code replaced numpy.allclose, sam_lite.checks._problem"),
     "looks at the frame": (solved(LOOK), NONE, "an answer looks at what calls it"),
     "one constant": (solved(CONSTANT), NONE, ""),

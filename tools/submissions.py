@@ -200,20 +200,36 @@ def repair(handed: NotebookNode, expected: NotebookNode) -> tuple[NotebookNode, 
     """
     known = {cell.id: number for number, cell in enumerate(expected.cells)}
     pieces, own, remarks, at = collections.defaultdict(list), collections.defaultdict(list), collections.Counter(), -1
-    order, seen = [], collections.Counter()
+    order, seen, by_name, passed = [], collections.Counter(), [], set()
     for cell in handed.get("cells", []):
         source, code = "".join(cell.get("source", "")), cell.get("cell_type") == "code"
         number = _place(cell, source, code, expected, known, at, seen)
         if number is None:
-            if source.strip():
+            if code and (alike := _answer_with(source, expected)) is not None:
+                by_name.append((alike, alike + 1 in passed, at, source))
+                at = max(at, alike)
+            elif source.strip():
                 own[at].append((code, source))
             continue
         at, like = number, expected.cells[number]
         order.append(number)
+        passed.add(number)
         if role(like) == "check" and source.strip() != like.source.strip():
             remarks[f"the check {_name(like)} was changed; it was graded as handed out"] += 1
         if role(like) in ("code", "written"):
             pieces[number].append(source)
+        elif role(like) == "given" and code and source.strip() not in ("", like.source.strip()):
+            own[number - 1].append((True, source))  # what was added to it may be needed; what was changed is set right
+    for number, late, where, source in by_name:
+        stub = expected.cells[number].source.strip()
+        answered = any(piece.strip() != stub for piece in pieces[number])
+        if answered or (late and any(n == number and not after for n, after, *_ in by_name)):
+            own[where].append((True, source))  # a trial of the student's, beside the answer
+        else:
+            if pieces[number]:
+                remarks[f"{_name(expected.cells[number])} was left empty, and is answered in a cell of its own"] += 1
+            pieces[number] = [source]
+    pieces = collections.defaultdict(list, {number: found for number, found in pieces.items() if found})
     if not pieces:
         raise ValueError("no cell of this exercise is in it")
     if order != sorted(order):
@@ -247,11 +263,16 @@ def _place(cell, source, code, expected, known, at, seen) -> int | None:
         seen[source] += 1
         return alike[min(seen[source], len(alike)) - 1]
     if code:
-        mine = _defined(source)
-        answers = [n for n, like in enumerate(expected.cells) if role(like) == "code" and _defined(like.source) & mine]
-        return answers[0] if len(answers) == 1 else None
+        return None
     after = expected.cells[at + 1] if at + 1 < len(expected.cells) else None
     return at + 1 if at >= 0 and after is not None and role(after) == "written" else None
+
+
+def _answer_with(source: str, expected: NotebookNode) -> int | None:
+    """The number of the one answer that defines what a cell defines, or None."""
+    mine = _defined(source)
+    found = [n for n, like in enumerate(expected.cells) if role(like) == "code" and _defined(like.source) & mine]
+    return found[0] if len(found) == 1 else None
 
 
 def _defined(source: str) -> set[str]:
