@@ -139,6 +139,18 @@ def test_a_good_set_has_no_fault_and_shows_no_solution(course):
     assert shown.cells[2].metadata.editable is False and shown.cells[1].metadata.get("editable", True)
 
 
+def test_hidden_tests_stay_with_the_instructor(course):
+    folder, faults = course
+    notebook = good_set()
+    notebook.cells[2].source += "\n### BEGIN HIDDEN TESTS\nassert twice(21) == 42\n### END HIDDEN TESTS"
+    assert faults(notebook) == []
+    shown = nbformat.read(folder / "exercises" / "01_two" / "01_two.ipynb", as_version=4)
+    assert shown.cells[2].source.strip() == "assert twice(2) == 4"
+    (graded,) = grading.sheets(["01_two"], folder, folder).values()
+    assert "assert twice(21) == 42" in nbformat.read(graded, as_version=4).cells[2].source
+    assert "len(" not in nbformat.read(graded, as_version=4).cells[1].source
+
+
 def test_building_twice_gives_the_same_bytes(course):
     folder, faults = course
     faults(good_set())

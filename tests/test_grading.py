@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
 import confine  # noqa: E402
+import feedback  # noqa: E402
 import gradebook  # noqa: E402
 import grading  # noqa: E402
 import judging  # noqa: E402
@@ -83,7 +84,7 @@ def more_imports(notebook):
 
 def written_below(notebook):
     cell(notebook, "accumulated-why").source = "*Write your answer here.*"
-    notebook.cells.append(new_markdown_cell("It bounces."))
+    notebook.cells.append(new_markdown_cell("It <script>alert(1)</script> [bounces](javascript:alert(2))."))
 
 
 def written_nothing(notebook):
@@ -238,7 +239,7 @@ def test_marks_are_right_and_have_a_reason(graded, student):
     assert said in everything, everything
     assert all(s["failed"] for s in one.scores.values() if s["points"] == 0), one.scores
     page = (out / "feedback" / "05_sam" / f"{one.student}.html").read_text(encoding="utf-8")
-    assert f"{sum(due.values())} of 4 points" in page and "<script>alert" not in page
+    assert f"{sum(due.values())} of 4 points" in page and "<script>alert" not in page and "javascript:alert" not in page
     if student == "nothing written":
         assert one.scores["accumulated_why"]["points"] == 0
     else:
@@ -332,6 +333,22 @@ def test_what_became_of_an_argument_is_repeated_on_ours():
     plain.restore(mine, plain.decode(json.loads(json.dumps(plain.encode(theirs)))))
     assert list(table) == ["a", "b"] and tensor.tolist() == [1, 1] and numbers == [1, 2, 3]
     assert mine[3]["w"].tolist() == [5] and torch.equal(model.weight, weight + 1)
+
+
+def test_a_page_shows_the_text_of_the_sheet_and_the_points_and_no_code_of_the_student_runs_in_it(sheet):
+    notebook, remarks = submissions.repair(solved(then=written_below)(sheet), sheet)
+    scores = {"climb_check": {"points": 3.0, "of": 3, "failed": ""}}
+    scores["climb_inf_check"] = {"points": 0.0, "of": 1, "failed": "it is wrong, by 1_000 <b>"}
+    scores["accumulated_why"] = {"points": None, "of": 5, "failed": ""}
+    page = feedback.page(notebook, scores, remarks)
+    for said in (
+        "3 of 4 points",
+        "<strong>0 of 1 points.</strong> it is wrong, by 1_000 &lt;b&gt;",
+        "5 points are given by hand",
+    ):
+        assert said in page
+    assert "<summary>Hint: NaN</summary>" in page and "<h2 id=" in page
+    assert "<script>alert" not in page and "javascript:alert" not in page and "&lt;script&gt;alert" in page
 
 
 def test_only_cells_on_which_an_answer_depends_are_run(sheet):

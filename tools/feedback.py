@@ -1,6 +1,7 @@
 """The page that a student gets back: the notebook as it was graded, with points and reasons below each part."""
 
 import contextlib
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,21 +14,26 @@ from nbformat.v4 import new_markdown_cell
 
 from assignments import role
 
+SCRIPT = re.compile(r"(?:javascript|data|vbscript)\s*:", re.IGNORECASE)  # in a link
+
 
 def page(notebook: NotebookNode, scores: Mapping[str, Mapping], remarks: Sequence[str]) -> str:
     """The page, as HTML. Nothing that the student's code printed is on it, nor any script of the student's."""
     cells = [new_markdown_cell(_sum(scores, remarks))]
     for cell in notebook.cells:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):  # pictures, which were not drawn
+            continue
         shown = nbformat.from_dict(cell)
         if cell.cell_type == "code":
             shown.outputs, shown.execution_count = [], None
+        elif role(cell) == "written" or cell.id.startswith("own-"):
+            shown.source = SCRIPT.sub("", shown.source.replace("<", "&lt;"))
         cells.append(shown)
         if role(cell) in ("check", "written"):
             cells.append(new_markdown_cell(_line(scores[cell.metadata.nbgrader.grade_id])))
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
-    exporter = HTMLExporter(sanitize_html=True)
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
     return exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata))[0]
 
 

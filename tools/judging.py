@@ -12,10 +12,11 @@ import importlib
 import io
 import json
 import os
+import queue
 import re
-import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,34 +165,40 @@ def _attempt(cells, todo, told, replaced, request, work, finish):
 
 
 def _listen(process, todo, told, replaced, request, work, finish):
-    at, buffer, limit = None, b"", time.monotonic() + 90  # to start
+    lines: queue.Queue[bytes] = queue.Queue(100)
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    at, limit = None, time.monotonic() + 90  # to start
     while True:
-        left = min(limit, finish) - time.monotonic()
-        ready = left > 0 and select.select([process.stdout], [], [], left)[0]
-        if not ready:
-            over = finish - time.monotonic() <= 0
-            seconds = request["seconds"] if over else request["cell_seconds"]
-            what = "the notebook" if over else "it"
-            return (None if at is None else todo[at]), f"{what} ran for more than {seconds:.0f} s"
-        piece = os.read(process.stdout.fileno(), 2**20)
-        if not piece:
+        try:
+            line = lines.get(timeout=max(0.0, min(limit, finish) - time.monotonic()))
+        except queue.Empty:
+            whole = finish <= time.monotonic()
+            seconds = request["seconds"] if whole else request["cell_seconds"]
+            reason = f"{'the notebook' if whole else 'it'} ran for more than {seconds:.0f} s"
+            return (None if at is None else todo[at]), reason
+        if not line:
             return (None if at is None else todo[at]), _ended(process, work, at)
-        buffer += piece
-        if len(buffer) > LONGEST:
-            return (None if at is None else todo[at]), "it returned more than can be read"
-        *lines, buffer = buffer.split(b"\n")
-        for line in lines:
-            try:
-                said = json.loads(line)
-            except ValueError:
-                continue
-            if "begin" in said:
-                at, limit = int(said["begin"]), time.monotonic() + request["cell_seconds"]
-            elif "end" in said and said["end"] == at:
-                told[todo[at]] = said
-            elif "replaced" in said:
-                replaced += [str(name)[:80] for name in said["replaced"][:20]]
-                return None
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if "begin" in said:
+            at, limit = int(said["begin"]), time.monotonic() + request["cell_seconds"]
+        elif "end" in said and said["end"] == at:
+            told[todo[at]] = said
+        elif "replaced" in said:
+            replaced += [str(name)[:80] for name in said["replaced"][:20]]
+            return None
+
+
+def _read(stream, lines) -> None:
+    """Put every line of a stream into a queue, and an empty one at its end; one that is too long counts as the end."""
+    with contextlib.suppress(ValueError, OSError):
+        while line := stream.readline(LONGEST):
+            if len(line) == LONGEST:
+                break
+            lines.put(line)
+    lines.put(b"")
 
 
 def _ended(process, work, at) -> str:
