@@ -99,16 +99,15 @@ warnings.warn("this is deprecated")
     '    warnings.warn("loud"); logging.warning("loud"); print(1); print(2, file=sys.stderr)\n    length',
     1,
 )
-FORGE = (
-    """import json, os, sys
+LINES = b'{"begin": 99}\n[1]\n{"end": 1, "log": [{"returned": null}]}\n{"replaced": []}\n{"state": "graded"}\n'
+FORGE = f"""import os
 for number in range(3, 64):
     try:
-        os.write(number, b'{"end": 1, "log": [{"returned": null}]}\\n{"replaced": []}\\n{"state": "graded"}\\n')
+        os.write(number, {LINES!r})
     except OSError:
         pass
-"""
-    + "def climb(grads, rho):\n    return 0"
-)
+def climb(grads, rho):
+    return 0"""
 REACH = (
     """import pathlib, sys
 home = pathlib.Path.home()
@@ -184,7 +183,7 @@ CASES = {  # student -> (notebook, points of the checks, what is said somewhere)
     "returns a claim": (
         solved("class Same:\n    def __eq__(self, other): return True\n" + CLIMB.split(":")[0] + ": return Same()"),
         NONE,
-        "numbers were expected",
+        "a dict was expected",
     ),
     "edits the check": (
         solved(

@@ -92,6 +92,7 @@ def main(request: dict, out) -> None:
         importlib.import_module(name)
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     shell.showtraceback = lambda *_, **__: None
+    shell.ask_exit = lambda: None  # exit() would end a kernel after its cell, and with it what comes later
     before = fingerprint()
     logging.disable(logging.CRITICAL)
     for number, cell in enumerate(request["cells"]):

@@ -182,11 +182,13 @@ def _listen(process, todo, told, replaced, request, work, finish):
             said = json.loads(line)
         except ValueError:
             continue
-        if "begin" in said:
+        if not isinstance(said, dict):
+            continue
+        if said.get("begin") in range(len(todo)):
             at, limit = int(said["begin"]), time.monotonic() + request["cell_seconds"]
-        elif "end" in said and said["end"] == at:
+        elif at is not None and said.get("end") == at:
             told[todo[at]] = said
-        elif "replaced" in said:
+        elif isinstance(said.get("replaced"), list) and at == len(todo) - 1 and todo[at] in told:
             replaced += [str(name)[:80] for name in said["replaced"][:20]]
             return None
 

@@ -173,7 +173,7 @@ def expect(
             if not _problem(got, value() if callable(value) else value, tolerance):
                 problem = f"it looks as if {mistake}"
                 break
-        raise AssertionError(f"{what}: {problem}.")
+        raise AssertionError(f"{what}: {problem}" + ("" if problem.endswith("?") else "."))
 
 
 def expect_error(what: str, call, error: type[Exception], *, about: str = "") -> None:
