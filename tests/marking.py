@@ -18,7 +18,7 @@ from nbformat.v4 import new_output
 from nbgrader.utils import determine_grade
 from traitlets.config import Config
 
-from assignments import role
+from assignments import is_picture, role
 
 SECONDS = 60  # for one cell, as for nbgrader; then the fork is killed
 NO_HISTORY = Config({"HistoryManager": {"enabled": False}})
@@ -38,10 +38,15 @@ def run(shell, source):
     return outputs
 
 
+def graded(notebook):
+    """The code cells on which marks depend: all but pictures."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and not is_picture(cell)]
+
+
 def marks(shell, notebook, given, changed):
     """{check: [points, error in one line]} of the notebook with some cells changed; run in a fork."""
     found = {}
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+    for cell in graded(notebook):
         if role(cell) == "given":
             shell.user_ns.update(given[cell.id])
             continue
@@ -59,8 +64,8 @@ def serve(path):
     os.dup2(2, 1)
     shell = InteractiveShell.instance(config=NO_HISTORY)
     shell.showtraceback = lambda *_, **__: None  # what it says is in the result
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and role(cell) == "given":
+    for cell in graded(notebook):
+        if role(cell) == "given":
             before = dict(shell.user_ns)
             assert run(shell, cell.source) == [], cell.source
             given[cell.id] = {k: v for k, v in shell.user_ns.items() if k not in before or before[k] is not v}

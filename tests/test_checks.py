@@ -1,10 +1,14 @@
 """Checks of exercises: right answers of any kind pass, and a message says what is wrong."""
 
+import logging
+import sys
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
-from sam_lite.checks import expect, expect_error
+from sam_lite.checks import Wrong, expect, expect_error, part, unpack
 
 
 @pytest.mark.parametrize(
@@ -75,3 +79,120 @@ def test_an_error_is_expected():
         expect_error("rho", lambda: fail(ValueError("no")), ValueError, about="rho")
     with pytest.raises(NotImplementedError, match="write"):
         expect_error("rho", lambda: fail(NotImplementedError("write your code")), ValueError)
+
+
+# ---------------------------------------------------------------- a check of a set
+
+
+def double(draw, double):
+    x = draw.normal(3)
+    expect("2 x", double(x), 2 * x, looks_like={"this is x": x, "this is 3 x": lambda: 3 * x})
+
+
+check = part("Part 0")(double)
+
+
+def test_a_check_says_right_or_names_the_mistake(capsys):
+    check(lambda x: 2 * x)
+    assert capsys.readouterr().out == "Part 0: right.\n"
+    for wrong, said in [(lambda x: x, "this is x"), (lambda x: 3 * x, "this is 3 x")]:
+        with pytest.raises(Wrong, match=f"2 x: it looks as if {said}"):
+            check(wrong)
+
+
+def test_the_inputs_are_new_at_every_call_and_the_same_for_a_seed(monkeypatch):
+    def inputs():
+        seen = []
+        check(lambda x: (seen.append(x.clone()), 2 * x)[1])
+        return seen
+
+    first, second = inputs(), inputs()
+    assert {x.dtype for x in first} == {torch.float32, torch.float64} and len(first) == 3
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    monkeypatch.setenv("SAM_LITE_CHECK_SEED", "5")
+    assert all(torch.equal(a, b) for a, b in zip(inputs(), inputs(), strict=True))
+
+
+def test_warnings_logs_and_stderr_of_an_answer_are_no_fault(capsys):
+    def noisy(x):
+        warnings.warn("loud", stacklevel=1)
+        logging.warning("loud")
+        print("loud", file=sys.stderr)
+        with np.errstate(all="warn"):
+            np.float64(1) / np.float64(0)
+        return 2 * x
+
+    with torch.no_grad():
+        check(noisy)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_of_an_answer_shows_the_lines_of_the_answer_and_none_of_the_check():
+    def broken(x):
+        return x / {}
+
+    with pytest.raises(TypeError) as caught:
+        check(broken)
+    files = [entry.path.name for entry in caught.traceback if entry.path.name != "test_checks.py"]
+    assert set(files) <= {"__init__.py"} and not [entry for entry in caught.traceback if entry.name == "double"][1:]
+    with pytest.raises(NotImplementedError, match="write your code"):
+        check(lambda x: (_ for _ in ()).throw(NotImplementedError("write your code")))
+    with pytest.raises(Wrong) as caught:
+        check(lambda x: x)
+    assert caught.value._render_traceback_() == ["Not right yet. 2 x: it looks as if this is x."]
+
+
+def test_a_case_of_the_instructor_counts_and_is_not_shown(monkeypatch, tmp_path):
+    from sam_lite.checks import set_05
+
+    answer = lambda grads, rho: {name: rho * g.sign() for name, g in grads.items()}  # noqa: E731
+    monkeypatch.setenv("SAM_LITE_PRIVATE_CHECKS", str(tmp_path))
+    set_05.climb_inf(answer)  # there is no such file
+    private = "def climb_inf(draw, climb_inf):\n    raise AssertionError('secret')\n"
+    (tmp_path / "set_05.py").write_text(private, encoding="utf-8")
+    with pytest.raises(Wrong, match="wrong in one that is not shown") as caught:
+        set_05.climb_inf(answer)
+    assert "secret" in caught.value.hidden and "secret" not in str(caught.value)
+    set_05.climb(lambda grads, rho: climb(grads, rho))  # the file has nothing for this one
+
+
+def climb(grads, rho):
+    size = sum((g**2).sum() for g in grads.values()).sqrt()
+    return {name: rho * g / size if size else g for name, g in grads.items()}
+
+
+@pytest.mark.parametrize("got", [None, 3.0, torch.tensor(1.0), {"a": 1}, (1, 2, 3), "ab"])
+def test_the_wrong_number_of_values_is_said(got):
+    with pytest.raises(AssertionError, match="nothing came back|2 values were expected: the mean, its error"):
+        unpack(got, "the mean", "its error")
+    assert unpack((1, 2), "the mean", "its error") == unpack(np.array([1, 2]), "the mean", "its error") == [1, 2]
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, {}, {"w": torch.zeros(2)}])
+def test_no_constant_passes_any_check_of_one_function(constant):
+    from sam_lite.checks import set_01, set_02, set_03, set_05, set_06, set_07, set_08
+
+    modules = (set_01, set_02, set_03, set_05, set_06, set_07, set_08)
+    tried = 0
+    for module in modules:
+        for name, one in vars(module).items():
+            if hasattr(one, "rounds") and name != "ghost_norm":
+                tried += 1
+                with pytest.raises(Exception, match="."):
+                    one(lambda *a, **k: constant)
+    assert tried == 56
+
+
+def test_recorded_answers_pass_with_the_inputs_of_their_seed_only(monkeypatch):
+    from sam_lite.checks import set_05
+
+    record = []
+    monkeypatch.setenv("SAM_LITE_CHECK_SEED", "1")
+    set_05.climb(lambda grads, rho: record.append(climb(grads, rho)) or record[-1])
+    again = iter(record)
+    set_05.climb(lambda grads, rho: next(again))
+    for seed in ("2", ""):
+        monkeypatch.setenv("SAM_LITE_CHECK_SEED", seed)
+        again = iter(record)
+        with pytest.raises(Wrong, match="ε"):
+            set_05.climb(lambda grads, rho, again=again: next(again))

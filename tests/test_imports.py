@@ -40,7 +40,6 @@ ARROWS = {
     "cluster": set(),
     "sweep": {"callbacks", "cluster", "tables"},
     "study": {"data", "models", "stacked", "ensemble", "measures", "sweep"},
-    "checks": set(),
     "plots": set(),
     "widgets": {"plots"},
     "grids": {"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"},
@@ -54,6 +53,7 @@ ONLY_IN = {
     "IPython": {"claims", "plots", "widgets"},
 }
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+CHECKS = sorted((PACKAGE / "checks").glob("*.py"))
 
 
 def behind(name: str) -> set[str]:
@@ -107,8 +107,11 @@ def test_the_figure_in_the_docs_shows_these_arrows():
     text = (PACKAGE.parent / "docs" / "package.md").read_text(encoding="utf-8")
     assert "```mermaid\ngraph LR\n" + "\n".join(lines) + "\n```" in text, "\n".join(lines)
     alone = set(FILES) - {name for name, ours in ARROWS.items() if ours or any(name in a for a in ARROWS.values())}
-    assert alone == {"claims", "checks", "require"}
-    assert "`claims` and `checks`, which stand alone, and `require`, which all use, are left out" in text
+    assert alone == {"claims", "require"}
+    assert (
+        "`claims`, which stands alone, `checks`, which nothing imports, and `require`, which all use, are left out"
+        in text
+    )
 
 
 def test_plots_need_no_torch():
@@ -127,6 +130,17 @@ def lines_without_docstrings(source):
     firsts = [body[0] for body in bodies if body and isinstance(body[0], ast.Expr)]
     strings = [node for node in firsts if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)]
     return len(source.splitlines()) - sum(node.end_lineno - node.lineno + 1 for node in strings)
+
+
+@pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.stem)
+def test_checks_draw_no_figures_and_know_no_other_set(path):
+    """Their folder stands at the edge: they may use the package, and nothing of the package uses them (ARROWS)."""
+    modules = imported(path.read_text(encoding="utf-8").replace("from . import", "from sam_lite.checks import"))
+    ours = {module.removeprefix("sam_lite.") for module in modules if module.startswith("sam_lite.")}
+    assert not {one for one in ours if one.startswith(("checks.set", "plots", "widgets", "explore"))}, ours
+    assert not {"matplotlib", "ipywidgets", "IPython"} & {module.split(".")[0] for module in modules}
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= 450, f"{path.name} has {lines} lines: a set's checks are one file of short functions"
 
 
 @pytest.mark.parametrize("name", FILES)

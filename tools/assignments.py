@@ -11,7 +11,14 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, ComputeChecksums, LockCells
+from nbgrader.preprocessors import (
+    CheckCellMetadata,
+    ClearHiddenTests,
+    ClearOutput,
+    ClearSolutions,
+    ComputeChecksums,
+    LockCells,
+)
 from traitlets.config import PyFileConfigLoader
 
 from notebooks import ROOT, dumps
@@ -29,10 +36,14 @@ def settings():
     return PyFileConfigLoader("nbgrader_config.py", str(ROOT)).load_config()
 
 
-def blank(solution: NotebookNode) -> NotebookNode:
-    """The notebook that students get: no solutions, no outputs, check cells locked."""
+def blank(solution: NotebookNode, hidden: bool = False) -> NotebookNode:
+    """The notebook that students get: no solutions, no outputs, no hidden tests, check cells locked.
+
+    hidden: with the hidden tests, as it is graded.
+    """
     notebook, resources = nbformat.from_dict(solution), {}
-    for step in (CheckCellMetadata, LockCells, ClearSolutions, ClearOutput, ComputeChecksums):
+    tests = () if hidden else (ClearHiddenTests,)
+    for step in (CheckCellMetadata, LockCells, ClearSolutions, ClearOutput, *tests, ComputeChecksums):
         notebook, resources = step(config=settings()).preprocess(notebook, resources)
     return notebook
 
@@ -64,6 +75,11 @@ def role(cell: NotebookNode) -> str:
     if not (marks.get("grade") or marks.get("solution")):
         return "given"
     return "check" if not marks["solution"] else "written" if marks["grade"] else "code"
+
+
+def is_picture(cell: NotebookNode) -> bool:
+    """A given cell that shows what the student's function does. It gives no marks, and may fail."""
+    return role(cell) == "given" and "picture" in cell.metadata.get("tags", [])
 
 
 def faults(path: Path, root: Path = ROOT) -> Iterator[str]:

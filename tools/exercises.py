@@ -9,6 +9,7 @@ import argparse
 import sys
 import zipfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import assignments
@@ -30,10 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     grade.add_argument("--seconds", type=float, default=300, help="limit for one notebook (default: 300)")
     grade.add_argument("--cell-seconds", type=int, default=60, help="limit for one cell (default: 60)")
     grade.add_argument("--memory-gb", type=float, default=8, help="address space of one notebook (default: 8)")
+    grade.add_argument("--seed", type=int, help="seed of the checks' inputs (default: drawn once, kept in seed.txt)")
+    grade.add_argument("--private", type=Path, help="folder with checks of your own, such as set_05.py")
+    grade.add_argument("--regrade", action="store_true", help="grade all again, also what has not changed")
+    grade.add_argument(
+        "--due", type=datetime.fromisoformat, help="when it was due, as 2026-11-27T23:59: gives days late"
+    )
     options = parser.parse_args(arguments)
     if options.command == "grade":
         if not (options.submissions.is_dir() or zipfile.is_zipfile(options.submissions)):
             parser.error(f"submissions must be a folder or a zip file, got {options.submissions}")
+        if options.private and not options.private.is_dir():
+            parser.error(f"--private must be a folder with files like set_05.py, got {options.private}")
         found = grading.grade(options.submissions, options.out, options)
         left = [one for one in found if not one.scores]
         print("\n".join(f"{one.file}: {one.state}" for one in left))

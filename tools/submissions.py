@@ -5,10 +5,10 @@ import contextlib
 import json
 import re
 import time
+import unicodedata
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from assignments import role
 
 LARGEST = 20 * 2**20  # bytes of one file
-SUFFIXES = r"(?:[ _-]*\(?\d*\)?|[ _-]*(?:copy|kopie|final|submission|solved))*"  # what browsers and people append
+NOBODY = {"exercises", "exercise", "submissions", "submitted", "solutions", "notebooks", "assignments", "work", "src"}
 
 
 @dataclass
@@ -31,6 +31,13 @@ class Submission:
     remarks: list[str] = field(default_factory=list)
     scores: dict = field(default_factory=dict)  # grade_id -> {points, of, failed}; by hand: points is None
     content: bytes = field(default=b"", repr=False)
+    when: float = 0.0  # seconds since 1970
+    hidden: list[str] = field(default_factory=list)  # reasons that no student is shown
+
+    def take(self, result: dict) -> None:
+        """What grading said."""
+        self.state, self.remarks, self.scores = result["state"], [*self.remarks, *result["remarks"]], result["scores"]
+        self.hidden = list(result.get("hidden", []))
 
     @property
     def points(self) -> float:
@@ -64,17 +71,27 @@ def files_in(place: Path) -> Iterator[tuple[str, float, int, bytes]]:
             yield info.filename, time.mktime((*info.date_time, 0, 0, -1)), size, content if size <= LARGEST else b""
 
 
-def collect(place: Path, exercises: Sequence[str]) -> list[Submission]:
-    """Every file as a Submission; of several files of one student and exercise only the newest is to be graded."""
+def collect(place: Path, exercises: Sequence[str], parts: Mapping[str, set[str]] | None = None) -> list[Submission]:
+    """Every file as a Submission; of several files of one student and exercise only the newest is to be graded.
+
+    parts: exercise -> the grade ids of its cells, to know a notebook by that has an unknown name.
+    """
     found, newest = [], {}
-    for name, when, size, content in files_in(place):
+    files = list(files_in(place))
+    common = _common_folders([_parts(name) for name, *_ in files])
+    for name, when, size, content in files:
         if re.search(r"(^|/)(\.|__MACOSX)", name) or Path(name).name in ("Thumbs.db", "desktop.ini"):
             continue
-        one = Submission(name, content=content)
+        one = Submission(name, content=content, when=when)
         found.append(one)
-        parts = [part for part in re.split(r"[/\\]", name) if part and not part.endswith(":")]
-        one.exercise, one.student = _who(parts, exercises)
-        if not parts[-1].lower().endswith(".ipynb"):
+        one.exercise, one.student, number = _who(_parts(name)[common:], exercises)
+        if name.lower().endswith(".ipynb") and not one.exercise and parts:
+            one.exercise = _by_cells(content, parts)
+            if one.exercise:
+                one.remarks.append(f"its name does not say which exercise it is; its cells are those of {one.exercise}")
+        if "_LATE_" in Path(name).name:
+            one.remarks.append("handed in late, says its name")
+        if not name.lower().endswith(".ipynb"):
             one.state = "not a notebook: its name does not end in .ipynb"
         elif not one.exercise:
             one.state = f"unknown exercise: its name must end in one of {', '.join(exercises)}"
@@ -85,26 +102,68 @@ def collect(place: Path, exercises: Sequence[str]) -> list[Submission]:
         else:
             key = (one.student, one.exercise)
             if key in newest:
-                older, one_is_newer = newest[key][1], when >= newest[key][0]
+                older, one_is_newer = newest[key][1], (when, number) >= newest[key][0]
                 loser, winner = (older, one) if one_is_newer else (one, older)
                 loser.state = f"not graded: {winner.file} of the same student is newer"
                 if not one_is_newer:
                     continue
-            newest[key] = (when, one)
+            newest[key] = ((when, number), one)
     return found
 
 
-def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str]:
-    """(exercise, student) from the pieces of a path: student/exercise/file, or name_id_..._exercise.ipynb."""
-    stem = re.sub(r"\.ipynb$", "", parts[-1], flags=re.IGNORECASE)
-    for exercise in exercises:
-        match = re.search(rf"^(.*?)[ _-]*{re.escape(exercise)}{SUFFIXES}$", stem, flags=re.IGNORECASE)
-        if match:
-            folders = [part for part in parts[:-1] if part.lower() != exercise.lower()]
-            student = match[1] or (folders[-1] if folders else "")
-            student = re.sub(r"_assignsubmission_file_?$", "", student)
-            return exercise, re.sub(r"[^\w.@+ -]", "_", student).strip(" ._") or "unnamed"
-    return "", ""
+def _parts(name: str) -> list[str]:
+    """The folders and the file name; of a path of another computer, with its drive, only the file name."""
+    parts = [part for part in re.split(r"[/\\]", unicodedata.normalize("NFC", name)) if part not in ("", ".", "..")]
+    return parts[-1:] if any(part.endswith(":") for part in parts) else parts
+
+
+def _common_folders(paths: Sequence[Sequence[str]]) -> int:
+    """How many folders at the front are those of the export: all files are in them, and several people below them."""
+    for depth in range(max(map(len, paths), default=0)):
+        folders = {path[depth] if len(path) > depth + 1 else "" for path in paths}
+        if len(folders) > 1:
+            return depth
+    return 0
+
+
+def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, int]:
+    """(exercise, student, number of the copy), from what the platform wrote: a folder, or the fields before the name.
+
+    Moodle: Name_id_assignsubmission_file_/any.ipynb. Canvas: name_LATE_user_submission_any.ipynb. Blackboard:
+    Set_user_attempt_time_any.ipynb. Others: a folder for each person, or name_05_sam.ipynb.
+    """
+    *folders, file = parts
+    stem = file
+    while stem.lower().endswith(".ipynb"):
+        stem = stem[: -len(".ipynb")]
+    low = stem.lower()
+    at = max(((low.rfind(name.lower()), len(name), name) for name in exercises if name.lower() in low), default=None)
+    exercise = at[2] if at else next((e for e in exercises if e.lower() in [folder.lower() for folder in folders]), "")
+    before, after = (stem[: at[0]], stem[at[0] + at[1] :]) if at else (stem, "")
+    numbers = re.findall(r"\d{1,9}", after)
+    copy = int(numbers[-1]) if numbers else 0
+    people = [one for one in folders if one.lower() not in {*NOBODY, *(name.lower() for name in exercises)}]
+    lead = people[0] if people else before
+    lead = re.sub(r"^((copy of|kopie von|copia de|copie de)\s*)+", "", lead, flags=re.IGNORECASE)
+    if moodle := re.match(r"([^/]{1,200}?_\d+)_assignsubmission_", lead):
+        lead = moodle[1]
+    elif board := re.search(r"_([^_]+)_attempt_([\d-]{10,19})", lead):
+        lead, copy = board[1], int(re.sub(r"\D", "", board[2]))
+    elif canvas := re.match(r"([^_]+)_(?:LATE_)?(\d+)_(\d+)(?:_|$)", lead):
+        lead, copy = f"{canvas[1]}_{canvas[2]}", int(canvas[3]) * 1000 + min(copy, 999)
+    student = re.sub(r"[^\w.@+ -]", "_", lead)[:100].strip(" ._-")
+    return (exercise, student or "unnamed", copy) if exercise or people else ("", student if at else "", copy)
+
+
+def _by_cells(content: bytes, parts: Mapping[str, set[str]]) -> str:
+    """The exercise to which most of the marked cells of a notebook belong, or nothing."""
+    try:
+        notebook, _ = read(content)
+    except ValueError:
+        return ""
+    ids = {(cell.get("metadata", {}).get("nbgrader") or {}).get("grade_id") for cell in notebook.get("cells", [])}
+    best = max(parts, key=lambda name: len(parts[name] & ids))
+    return best if len(parts[best] & ids) >= 2 else ""
 
 
 def read(content: bytes) -> tuple[NotebookNode, list[str]]:
@@ -133,63 +192,113 @@ def read(content: bytes) -> tuple[NotebookNode, list[str]]:
 
 
 def repair(handed: NotebookNode, expected: NotebookNode) -> tuple[NotebookNode, list[str]]:
-    """The student's cells under the names that the grader knows, the checks as they were handed out, and remarks.
+    """The sheet as it was handed out, with the student's answers in it and cells of their own between; and remarks.
 
-    A cell is known by its grade id, else by its id, else (all metadata may have been stripped) by what it defines, and
-    a written answer by the text before it.
-    Pieces of one answer, from a split or a pasted cell, are put together in order. What is missing is added.
+    Given cells and checks are those of the sheet. An answer is known by its grade id, else by its id, else (metadata
+    may have been stripped) by what it defines; a written answer by the text before it. Pieces of one answer, from a
+    split or a pasted cell, are put together in order.
     """
-    known = {cell.metadata.nbgrader.grade_id: cell for cell in expected.cells if role(cell) != "given"}
-    by_id = {cell.id: name for name, cell in known.items()}
-    by_text = {_first_line(cell): name for name, cell in known.items()}
-    questions = {b.source: a.metadata.nbgrader.grade_id for b, a in pairwise(expected.cells) if role(a) == "written"}
-    cells, place, remarks, before = [], {}, collections.Counter(), ""
+    known = {cell.id: number for number, cell in enumerate(expected.cells)}
+    pieces, own, remarks, at = collections.defaultdict(list), collections.defaultdict(list), collections.Counter(), -1
+    order, seen, by_name, passed = [], collections.Counter(), [], set()
     for cell in handed.get("cells", []):
-        source = "".join(cell.get("source", ""))
-        marks = cell.get("metadata", {}).get("nbgrader", {}) or {}
-        name = marks.get("grade_id") if marks.get("grade_id") in known else by_id.get(cell.get("id"))
-        if name is None and cell.get("cell_type") == "code":
-            name = by_text.get(_first_line(cell)) if _first_line(cell) else None
-        elif name is None and questions.get(before) not in place:
-            name = questions.get(before)
-        before = source
-        if name is None:
-            made = nbformat.v4.new_code_cell if cell.get("cell_type") == "code" else nbformat.v4.new_markdown_cell
-            cells.append(made(source))
-        elif role(known[name]) == "check":
-            if source.strip() != known[name].source.strip():
-                remarks[f"the check {name} was changed; it was graded as handed out"] += 1
-            if name not in place:
-                place[name] = _append(cells, known[name], known[name].source)
-        elif name in place:
-            remarks[f"{name} is there more than once; the pieces were put together"] += 1
-            place[name].source += "\n\n" + source
+        source, code = "".join(cell.get("source", "")), cell.get("cell_type") == "code"
+        number = _place(cell, source, code, expected, known, at, seen)
+        if number is None:
+            if code and (alike := _answer_with(source, expected)) is not None:
+                by_name.append((alike, alike + 1 in passed, at, source))
+                at = max(at, alike)
+            elif source.strip():
+                own[at].append((code, source))
+            continue
+        at, like = number, expected.cells[number]
+        order.append(number)
+        passed.add(number)
+        if role(like) == "check" and source.strip() != like.source.strip():
+            remarks[f"the check {_name(like)} was changed; it was graded as handed out"] += 1
+        if role(like) in ("code", "written"):
+            pieces[number].append(source)
+        elif role(like) == "given" and code and source.strip() not in ("", like.source.strip()):
+            own[number - 1].append((True, source))  # what was added to it may be needed; what was changed is set right
+    for number, late, where, source in by_name:
+        stub = expected.cells[number].source.strip()
+        answered = any(piece.strip() != stub for piece in pieces[number])
+        if answered or (late and any(n == number and not after for n, after, *_ in by_name)):
+            own[where].append((True, source))  # a trial of the student's, beside the answer
         else:
-            place[name] = _append(cells, known[name], source)
-    if not place:
+            if pieces[number]:
+                remarks[f"{_name(expected.cells[number])} was left empty, and is answered in a cell of its own"] += 1
+            pieces[number] = [source]
+    pieces = collections.defaultdict(list, {number: found for number, found in pieces.items() if found})
+    if not pieces:
         raise ValueError("no cell of this exercise is in it")
-    for before, name in zip([None, *known], known, strict=False):
-        if name not in place:
-            remarks[f"{name} was missing; it was added as handed out"] += 1
-            at = next((i + 1 for i, cell in enumerate(cells) if cell is place.get(before)), 0)
-            place[name] = _append(cells, known[name], known[name].source, at)
+    if order != sorted(order):
+        remarks["its cells were in another order; they were graded in the order of the sheet"] += 1
+    cells = []
+    for number in range(-1, len(expected.cells)):
+        cells += _cells(number, expected, pieces, own, remarks)
+    for number, cell in enumerate(expected.cells):
+        if role(cell) == "check" and number not in order:
+            remarks[f"{_name(cell)} was missing; it was added as handed out"] += 1
     for number, cell in enumerate(cells):
-        cell["id"] = f"cell-{number}"
+        cell["id"] = cell["id"] if cell["id"] in known else f"own-{number}"
     return nbformat.v4.new_notebook(cells=cells, metadata=expected.metadata), list(remarks)
 
 
-def _append(cells: list, like: NotebookNode, source: str, at: int | None = None) -> NotebookNode:
-    cell = nbformat.from_dict(json.loads(json.dumps(like)))
-    cell.source = source
-    cells.insert(len(cells) if at is None else at, cell)
-    return cell
+def _name(cell: NotebookNode) -> str:
+    return cell.metadata.nbgrader.grade_id
 
 
-def _first_line(cell: dict) -> str:
-    """What a code cell defines, as `def climb(`, or its first line if that is long enough to know it by."""
-    source = "".join(cell.get("source", ""))
-    if cell.get("cell_type") != "code":
-        return ""
-    defined = re.search(r"^(?:def|class) \w+", source, flags=re.MULTILINE)
-    line = source.strip().partition("\n")[0]
-    return defined[0] if defined and not line.startswith(("import", "from")) and defined.start() == 0 else line
+def _place(cell, source, code, expected, known, at, seen) -> int | None:
+    """The number of the cell of the sheet that a cell of the student's is, or None."""
+    marks = cell.get("metadata", {}).get("nbgrader", {}) or {}
+    for number, like in enumerate(expected.cells):
+        if role(like) != "given" and marks.get("grade_id") == _name(like):
+            return number
+    number = known.get(cell.get("id"))
+    if number is not None and (expected.cells[number].cell_type == "code") == code:
+        return number
+    alike = [n for n, like in enumerate(expected.cells) if like.source.strip() == source.strip() and source.strip()]
+    if alike:
+        seen[source] += 1
+        return alike[min(seen[source], len(alike)) - 1]
+    if code:
+        return None
+    after = expected.cells[at + 1] if at + 1 < len(expected.cells) else None
+    return at + 1 if at >= 0 and after is not None and role(after) == "written" else None
+
+
+def _answer_with(source: str, expected: NotebookNode) -> int | None:
+    """The number of the one answer that defines what a cell defines, or None."""
+    mine = _defined(source)
+    found = [n for n, like in enumerate(expected.cells) if role(like) == "code" and _defined(like.source) & mine]
+    return found[0] if len(found) == 1 else None
+
+
+def _defined(source: str) -> set[str]:
+    """The functions and classes at the left edge of a cell."""
+    return set(re.findall(r"^(?:def|class) +(\w+)", source, flags=re.MULTILINE))
+
+
+def _cells(number, expected, pieces, own, remarks) -> list[NotebookNode]:
+    """The cell of the sheet with this number, answered, and the student's own cells that stood after it."""
+    made, mine = [], own.get(number, [])
+    if number >= 0:
+        like = expected.cells[number]
+        cell = nbformat.from_dict(json.loads(json.dumps(like)))
+        if role(like) in ("code", "written"):
+            if number not in pieces:
+                remarks[f"{_name(like)} was missing; it was added as handed out"] += 1
+            if len(pieces[number]) > 1:
+                remarks[f"{_name(like)} is there more than once; the pieces were put together"] += 1
+            found = [piece for piece in pieces[number] if piece.strip() != like.source.strip()] or [like.source]
+            if role(like) == "written":
+                below = [source for code, source in mine if not code]
+                if below:
+                    remarks[f"{_name(like)}: the text below the cell was taken as part of the answer"] += 1
+                    found = [piece for piece in found if piece.strip() != like.source.strip()] + below
+                    mine = [(code, source) for code, source in mine if code]
+            cell.source = "\n\n".join(found)
+        made.append(cell)
+    new = {True: nbformat.v4.new_code_cell, False: nbformat.v4.new_markdown_cell}
+    return made + [new[code](source) for code, source in mine]

@@ -128,6 +128,28 @@ WRONG = [
         "    best, chosen = -math.inf, None",
         '    table.loc[table["train_loss"] > limit, "val_acc"] = 0.0\n    best, chosen = -math.inf, None',
     ),
+    ("a constant", "averaged_hole", "return depth * (width / wider) ** d, wider", "return 0.3461538, 1.3"),
+    (
+        "a name of the check",
+        "shift_price",
+        "    return torch.trace(hessian @ second_moment) / 2",
+        '    return globals()["right"]',
+    ),
+    (
+        "the worst seed",
+        "fair_choice",
+        'and runs["val_acc"].mean() > best:\n            best, chosen = runs["val_acc"].mean(),',
+        'and runs["val_acc"].min() > best:\n            best, chosen = runs["val_acc"].min(),',
+    ),
+    (
+        "the middle seed",
+        "fair_choice",
+        'and runs["val_acc"].mean() > best:\n            best, chosen = runs["val_acc"].mean(),',
+        'and runs["val_acc"].median() > best:\n            best, chosen = runs["val_acc"].median(),',
+    ),
+    ("below the limit only", "fair_choice", "<= limit).all()", "< limit).all()"),
+    ("seven draws", "mean_rise", "rises.std() / n**0.5", "rises.std() / 7**0.5"),
+    ("a stride of its own", "reach", "min(far + stride, furthest)", "min(far + 3.0, furthest)"),
 ]
 RIGHT = [
     (
@@ -229,6 +251,8 @@ def reach(loss, params, direction, tolerance, stride=0.05, furthest=10.0):
     return float("inf")
 """,
             "box_of_weights": """
+from sam_lite import sharpness
+
 def box_of_weights(jacobian, tolerance):
     start = {"w": torch.zeros(jacobian.shape[1], dtype=jacobian.dtype)}
     nats, widths = sharpness.box_flatness(lambda p: jacobian @ p["w"], start, tolerance)
@@ -271,6 +295,32 @@ def reach(loss, params, direction, tolerance, stride=0.05, furthest=10.0):
         if not above(t + size):
             t += size
     return torch.tensor(t)
+""",
+        },
+    ),
+    (
+        "warnings, prints and NumPy",
+        {
+            "shift_price": """
+import logging, sys, warnings
+
+def shift_price(hessian, cov, mean=None):
+    warnings.warn("noise")
+    logging.error("noise")
+    print("noise", file=sys.stderr)
+    m = torch.zeros(len(cov)) if mean is None else torch.tensor(mean)
+    return torch.tensor(float((hessian * (cov + m[:, None] * m[None])).sum()) / 2)
+""",
+            "minimum_covariance": """
+def minimum_covariance(hessian, grads):
+    inverse = torch.linalg.pinv(hessian, hermitian=True)
+    return torch.stack([torch.outer(inverse @ g, inverse @ g) for g in grads]).sum(0) / len(grads) ** 2
+""",
+            "averaged_hole": """
+def averaged_hole(depth, width, spread, d=1):
+    print(depth, width)
+    v = np.float32(width) ** 2 + np.float32(spread) ** 2
+    return np.array([depth * float(width**2 / v) ** (d / 2), np.sqrt(v)])
 """,
         },
     ),

@@ -21,7 +21,7 @@ WRONG = [
     ("no 1 in the box", "at_corners", "(x.abs() + 1)", "x.abs()"),
     ("a cube", "at_corners", "radius * (x.abs() + 1)", "radius * torch.ones_like(x)"),
     ("no absolute value", "at_corners", "(x.abs() + 1)", "(x + 1)"),
-    ("without the centre", "at_corners", "best = base\n", "best = -math.inf\n"),
+    ("without the centre", "at_corners", "best = base\n", "best = float('-inf')\n"),
     ("only the upper corner", "at_corners", "itertools.product((-1, 1), repeat=len(x))", "[(1,) * len(x)]"),
     ("no clipping", "by_search", ".clamp(-1, 1)", ""),
     ("downhill", "by_search", "u + stride", "u - stride"),
@@ -55,7 +55,7 @@ WRONG = [
         "    x = to_vector(params)\n",
         "    x, directions = to_vector(params), torch.linalg.qr(directions)[0]\n",
     ),
-    ("without the centre", "in_subspace", "base = best = loss(params)", "base, best = loss(params), -math.inf"),
+    ("without the centre", "in_subspace", "base = best = loss(params)", "base, best = loss(params), float('-inf')"),
     ("the gradient", "hessian_times", "return grad(slope_along_v)(params)", "return grad(loss)(params)"),
     (
         "a difference quotient",
@@ -117,6 +117,32 @@ WRONG = [
     ),
     ("both multiplied", "rescaled", "1 / alpha", "alpha"),
     ("in place", "rescaled", "factors.get(name, 1) * p for", "p.mul_(factors.get(name, 1)) for"),
+    (
+        "a very short difference quotient",
+        "hessian_times",
+        "    return grad(slope_along_v)(params)",
+        "    h = 1e-8\n    up, down = (grad(loss)(add(params, v, s)) for s in (h, -h))\n    return {k: (up[k] - down[k]) / (2 * h) for k in up}",
+    ),
+    (
+        "a difference quotient of the loss",
+        "hessian_times",
+        "    return grad(slope_along_v)(params)",
+        "    h = 1e-5\n    up, here = grad(loss)(add(params, v, h)), grad(loss)(params)\n    return {k: (up[k] - here[k]) / h for k in up}",
+    ),
+    (
+        "a fixed shift",
+        "largest_eigenvalue",
+        "    dominant = power(0.0)\n    return dominant if dominant >= 0 else power(dominant)",
+        "    return power(-10.0)",
+    ),
+    ("a constant", "line_between", "    return torch.stack(losses)", "    return [90.0, 90.0, 45.0, 5.5, 30.0]"),
+    (
+        "a ball for the box",
+        "by_search",
+        "(u + stride * to_vector(grad(loss)(here)).sign()).clamp(-1, 1)",
+        "u + stride * to_vector(grad(loss)(here)).sign()\n        u = u / u.norm().clamp(min=1)",
+    ),
+    ("only one factor", "rescaled", 'f"{into}.bias": alpha, ', ""),
 ]
 RIGHT = [
     (
@@ -278,6 +304,39 @@ def by_search(loss, params, radius, start, steps, stride=0.25):
         top = max(top, value.item())
         u = {name: (u[name] + stride * slopes[name].sign()).clip(-1, 1) for name in u}
     return 100 * (top - f) / (1 + f)
+""",
+        },
+    ),
+    (
+        "warnings, prints and other ways",
+        {
+            "line_between": """
+import warnings
+
+def line_between(loss, small, large, alphas):
+    warnings.warn("noise")
+    print(len(alphas))
+    return [torch.tensor(loss({k: torch.lerp(small[k], large[k], float(a)) for k in small})) for a in alphas]
+""",
+            "hessian_times": """
+def hessian_times(loss, params, v):
+    names = list(params)
+    inside = [params[k].detach().clone().requires_grad_() for k in names]
+    first = torch.autograd.grad(loss(dict(zip(names, inside))), inside, create_graph=True)
+    second = torch.autograd.grad(sum((g * v[k]).sum() for g, k in zip(first, names)), inside)
+    return dict(zip(names, second))
+""",
+            "first_step": """
+import sys
+
+def first_step(records, level):
+    print("looking", file=sys.stderr)
+    hits = {}
+    for row in records.sort_values("step").itertuples():
+        hits.setdefault(row.model, None)
+        if hits[row.model] is None and row.train_loss <= level:
+            hits[row.model] = row.step
+    return hits
 """,
         },
     ),

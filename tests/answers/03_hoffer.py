@@ -130,6 +130,15 @@ WRONG = [
         "    error = np.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / n)\n"
         "    return differences.mean(), t.ppf(0.975, n - 1) * error",
     ),
+    (
+        "a constant",
+        "running_weights",
+        "    return np.concatenate([[(1 - momentum) ** k], momentum * (1 - momentum) ** age])",
+        "    return [0.343, 0.147, 0.21, 0.3]",
+    ),
+    ("two drops at most", "rate_at", "for drop in drops)", "for drop in drops[:2])"),
+    ("rounds to the nearest", "adapt", "k = -(-large // small)", "k = round(large / small)"),
+    ("seeds by the table of five", "paired_interval", "t.ppf(0.975, n - 1)", "2.776445"),
 ]
 RIGHT = [
     (
@@ -162,6 +171,8 @@ def step_covariance(grads, lr, batch_size, replace=True):
     return sigma * lr * lr / batch_size
 """,
             "ghost_norm": """
+from sam_lite.models import GhostBatchNorm1d
+
 class GhostNorm(GhostBatchNorm1d):
     def __init__(self, n_features, ghost_size, momentum=0.1, eps=1e-5):
         super().__init__(n_features, ghost_size, momentum, affine=False)
@@ -328,6 +339,38 @@ class GhostNorm(nn.Module):
             nn.functional.batch_norm(c, self.running_mean, self.running_var, None, None, self.training, self.momentum, self.eps)
             for c in chunks
         ])
+""",
+        },
+    ),
+    (
+        "warnings, prints and SciPy",
+        {
+            "paired_interval": """
+import scipy.stats
+
+def paired_interval(a, b):
+    d = np.subtract(a, b)
+    low, high = scipy.stats.t.interval(0.95, len(d) - 1, loc=d.mean(), scale=scipy.stats.sem(d))
+    print("interval", low, high)
+    return (low + high) / 2, (high - low) / 2
+""",
+            "distance": """
+import logging
+
+def distance(params, start):
+    logging.warning("noise")
+    return torch.tensor(torch.cat([(params[k] - start[k]).flatten() for k in params]).norm())
+""",
+            "matched_rate": """
+import sys
+
+def matched_rate(lr, small, large, keep):
+    print("noise", file=sys.stderr)
+    if keep == "step":
+        return np.float32(lr) * np.sqrt(np.float32(large) / small)
+    if keep == "time":
+        return lr / small * large
+    raise ValueError(keep)
 """,
         },
     ),

@@ -79,6 +79,13 @@ WRONG = [
         "itertools.combinations(part.groupby(axis), 2)",
         "itertools.pairwise(part.groupby(axis))",
     ),
+    ("a single column", "my_measure", 'return mean_square * table["flatness"]', 'return table["flatness_mag"]'),
+    (
+        "a single column, rescaled",
+        "my_measure",
+        'return mean_square * table["flatness"]',
+        'return 3 * np.log(table["trace"])',
+    ),
     ("the wrong sign", "my_measure", "return mean_square * table", "return -mean_square * table"),
     ("a norm", "my_measure", 'return mean_square * table["flatness"]', 'return table["l1"]'),
     ("not good enough", "my_measure", 'return mean_square * table["flatness"]', 'return table["inverse_margin"]'),
@@ -103,6 +110,13 @@ WRONG = [
         'logs = np.log(table[["flatness_mag", "trace"]])\n    return ((logs - logs.mean()) / logs.std()).sum(axis=1)',
     ),
     ("changes the table", "my_measure", "    mean_square = ", '    table["l2"] *= 1.01\n    mean_square = '),
+    ("more than twelve", "sign_errors", ">= 12 *", "> 12 *"),
+    (
+        "a constant",
+        "tau_b",
+        "    return (signs[0] * signs[1]).sum() / np.sqrt(float(untied[0]) * untied[1])",
+        "    return 0.4",
+    ),
 ]
 RIGHT = [
     (
@@ -126,7 +140,7 @@ def sign_errors(table, measure, axis, axes):
     found = ranking.sign_errors(table, measure, axes, n_test=10_000)
     return found["error"][found["axis"] == axis]
 """,
-            "my_measure": 'def my_measure(table):\n    return table["trace"]',
+            "my_measure": 'def my_measure(table):\n    return table["trace"] * table["l2"] / table["n_params"]',
         },
     ),
     (
@@ -177,7 +191,7 @@ def contradiction():
 """,
             "my_measure": """
 def my_measure(table):
-    return [row["flatness_mag"] for row in table.to_dict("records")]
+    return [row["flatness"] ** 0.5 * row["flatness_mag"] for row in table.to_dict("records")]
 """,
         },
     ),
@@ -211,6 +225,21 @@ def my_measure(table):
     x = np.log(study[used].to_numpy(float))
     weights = np.linalg.lstsq(x - x.mean(0), study["gap"] - study["gap"].mean(), rcond=None)[0]
     return np.log(table[used].to_numpy(float)) @ weights
+""",
+        },
+    ),
+    (
+        "warnings and prints",
+        {
+            "tau_b": """
+import sys, warnings
+
+def tau_b(measure, gap):
+    warnings.warn("noise")
+    print("noise", file=sys.stderr)
+    a, b = (np.sign(np.subtract.outer(np.asarray(x, float), np.asarray(x, float))) for x in (measure, gap))
+    value = np.divide((a * b).sum(), np.sqrt((a != 0).sum()) * np.sqrt((b != 0).sum()))
+    return 0.0 if np.isnan(value) else value
 """,
         },
     ),

@@ -63,7 +63,7 @@ WRONG = [
         "weight decay in the ascent",
         "sam_step",
         "        length = torch.sqrt(",
-        "        for p in weights:\n            p.grad += decay * p\n        length = torch.sqrt(",
+        '        for p in weights:\n            p.grad += optimizer.param_groups[0]["weight_decay"] * p\n        length = torch.sqrt(',
     ),
     ("steps twice", "sam_step", "    optimizer.step()\n", "    optimizer.step()\n    optimizer.step()\n"),
     (
@@ -82,6 +82,79 @@ WRONG = [
     ("the sum for the mean", "one_big_batch", " / len(losses)", ""),
     ("the sum for the mean", "own_ascents", " / len(losses)", ""),
     ("the ascent of the first for all", "own_ascents", "for loss in losses]", "for loss in losses[:1] * len(losses)]"),
+    (
+        "a constant of an older check",
+        "climb",
+        "    return {name: rho * g / length for name, g in grads.items()}",
+        '    return {"weight": torch.tensor([[0.3, 0.0], [0.0, 0.4]]) / 13, "bias": torch.tensor([1.2, 0.0]) / 13}',
+    ),
+    (
+        "a name of the check",
+        "climb",
+        "    return {name: rho * g / length for name, g in grads.items()}",
+        '    return globals()["right"]',
+    ),
+    (
+        "the norms of the tensors added",
+        "climb",
+        "torch.sqrt(sum((g**2).sum() for g in grads.values()))",
+        "sum(g.norm() for g in grads.values())",
+    ),
+    (
+        "the largest entry for the length",
+        "climb",
+        "torch.sqrt(sum((g**2).sum() for g in grads.values()))",
+        "max(g.abs().max() for g in grads.values())",
+    ),
+    ("cut off at rho", "climb_inf", "rho * torch.sign(g)", "g.clamp(-rho, rho)"),
+    (
+        "a constant of an older check",
+        "climb_inf",
+        "return {name: rho * torch.sign(g) for name, g in grads.items()}",
+        'return {"a": torch.tensor([0.2, -0.2, 0.0]), "b": torch.tensor([-0.2])}',
+    ),
+    ("the sign by a quotient", "climb_inf", "torch.sign(g)", "(g / g.abs())"),
+    (
+        "normalized with the plain gradient",
+        "climb_adaptive",
+        "sum((t**2).sum() for t in scaled.values())",
+        "sum((t**2).sum() for t in grads.values())",
+    ),
+    ("a norm per tensor", "climb_adaptive", "* t / length", "* t / t.norm()"),
+    ("without a radius only", "gradient_of_sam", "ascent(g, params, rho)", "ascent(g, params, 0.3)"),
+    (
+        "a change of params in place",
+        "gradient_of_sam",
+        "    g = grad(loss)(params)",
+        "    g = grad(loss)(params)\n    [p.add_(e) for p, e in zip(params.values(), ascent(g, params, rho).values())]",
+    ),
+    (
+        "momentum and decay by hand",
+        "sam_step",
+        "    optimizer.step()\n",
+        '    group = optimizer.param_groups[0]\n    with torch.no_grad():\n        for p in weights:\n            state, d = optimizer.state[p], p.grad + group["weight_decay"] * p\n            state["v"] = group.get("momentum", 0.0) * state.get("v", 0.0) + d\n            p -= group["lr"] * state["v"]\n',
+    ),
+    (
+        "the first gradient is not cleared",
+        "sam_step",
+        "    weights = list(model.parameters())\n    optimizer.zero_grad()\n",
+        "    weights = list(model.parameters())\n",
+    ),
+    (
+        "plain SGD by hand",
+        "sam_step",
+        "    optimizer.step()\n",
+        '    with torch.no_grad():\n        for p in weights:\n            p -= optimizer.param_groups[0]["lr"] * p.grad\n',
+    ),
+    ("divides by three", "one_big_batch", "/ len(losses)", "/ 3"),
+    (
+        "the first ascent for all",
+        "one_big_batch",
+        "ascent(mean_gradient(params), params, rho)",
+        "ascent(grad(losses[0])(params), params, rho)",
+    ),
+    ("divides by three", "own_ascents", "/ len(losses)", "/ 3"),
+    ("only two micro-batches", "own_ascents", "for loss in losses]", "for loss in losses[:2]]"),
 ]
 RIGHT = [
     (
@@ -151,12 +224,67 @@ def one_big_batch(losses, params, rho):
     return sam_gradient(lambda p: sum(loss(p) for loss in losses) / len(losses), params, rho)[0]
 """,
             "own_ascents": """
+from sam_lite.params import norm
+
 def own_ascents(losses, params, rho):
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     for loss in losses:
         g = grad(loss)(params)
         total = add(total, grad(loss)(add(params, g, rho / norm(g))), 1 / len(losses))
     return total
+""",
+        },
+    ),
+    (
+        "warnings, prints and odd types",
+        {
+            "climb": """
+import logging, sys, warnings
+
+def climb(grads, rho):
+    warnings.warn("this is noise")
+    logging.warning("so is this")
+    print("and this", file=sys.stderr)
+    print(rho)
+    length = torch.tensor(sum((g.double() ** 2).sum() for g in grads.values()) ** 0.5)
+    return {k: g * 0 if length == 0 else torch.tensor(rho * g / length) for k, g in grads.items()}
+""",
+            "climb_inf": """
+import numpy as np
+
+def climb_inf(grads, rho):
+    return {k: np.where(g.numpy() == 0, 0, rho * g.numpy() / np.abs(g.numpy())) for k, g in grads.items()}
+""",
+            "climb_adaptive": """
+def climb_adaptive(grads, params, rho):
+    names = list(grads)
+    g = torch.cat([grads[k].flatten() for k in names]).float()
+    w = torch.cat([params[k].flatten() for k in names]).float()
+    e = rho * w**2 * g / torch.linalg.vector_norm(w * g)
+    return {k: part.reshape(grads[k].shape) for k, part in zip(names, e.split([grads[k].numel() for k in names]))}
+""",
+            "gradient_of_sam": """
+def gradient_of_sam(loss, params, rho):
+    inside = {k: p.detach().clone().requires_grad_() for k, p in params.items()}
+    first = torch.autograd.grad(loss(inside), list(inside.values()))
+    size = torch.sqrt(sum((g**2).sum() for g in first))
+    moved = {k: (p + rho * g / size).detach().requires_grad_() for (k, p), g in zip(inside.items(), first)}
+    return dict(zip(moved, torch.autograd.grad(loss(moved), list(moved.values()))))
+""",
+            "sam_step": """
+def sam_step(model, x, y, optimizer, rho):
+    saved = {k: v.clone() for k, v in model.state_dict().items()}
+    model.zero_grad()
+    loss = nn.CrossEntropyLoss()(model(x), y)
+    loss.backward()
+    flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+    for p in model.parameters():
+        p.data = p.data + rho * p.grad / flat.norm()
+    model.zero_grad()
+    nn.CrossEntropyLoss()(model(x), y).backward()
+    model.load_state_dict(saved)
+    optimizer.step()
+    return float(loss)
 """,
         },
     ),

@@ -145,6 +145,24 @@ WRONG = [
         "(of_batch(add(params, e)) - of_batch(params))",
         "(loss(add(params, e), x, y) - loss(params, x, y))",
     ),
+    (
+        "the median of the seeds",
+        "choose",
+        "np.asarray(validation, float).mean(axis=1)",
+        "np.median(np.asarray(validation, float), axis=1)",
+    ),
+    (
+        "the worst seed",
+        "choose",
+        "np.asarray(validation, float).mean(axis=1)",
+        "np.asarray(validation, float).min(axis=1)",
+    ),
+    (
+        "a constant",
+        "mean_reduction",
+        "    return (100 * (1 - sam / sgd)).mean()",
+        "    return 30.0 if len(sam) > 1 else -20.0",
+    ),
 ]
 RIGHT = [
     (
@@ -257,6 +275,8 @@ def steps_within(budget, every, start=0):
     return start + (budget - start) - -(-(budget - start) // (every + 1))
 """,
             "m_sharpness": """
+from sam_lite import sharpness
+
 def m_sharpness(loss, params, x, y, m, rho):
     rises = []
     for xs, ys in zip(x.split(m), y.split(m)):
@@ -276,6 +296,32 @@ def flip(y, share, n_classes, generator):
     where = rng.choice(len(labels), round(share * len(labels)), replace=False)
     labels[where] = (labels[where] + rng.integers(1, n_classes, len(where))) % n_classes
     return torch.from_numpy(labels)
+""",
+        },
+    ),
+    (
+        "warnings, prints and plain Python",
+        {
+            "mean_reduction": """
+import warnings
+
+def mean_reduction(sam, sgd):
+    warnings.warn("noise")
+    print("noise")
+    pairs = [(float(a), float(b)) for a, b in zip(sam, sgd)]
+    return torch.tensor(sum(100 * (b - a) / b for a, b in pairs) / len(pairs))
+""",
+            "choose": """
+import sys
+
+def choose(rhos, validation, test):
+    print("noise", file=sys.stderr)
+    best = None
+    for rho, seen, fresh in sorted(zip(rhos, np.array(validation).tolist(), np.array(test).tolist())):
+        mean = sum(seen) / len(seen)
+        if mean == mean and (best is None or mean > best[0]):
+            best = mean, rho, sum(fresh) / len(fresh)
+    return best[1:]
 """,
         },
     ),

@@ -79,6 +79,20 @@ WRONG = [
     ("factor 1 over rho squared", "sideways", "* 2 / rho**2", "/ rho**2"),
     ("first coordinates", "sideways", "T.T @ mean", "mean[: T.shape[1]]"),
     ("no climb", "sideways", "sam_at(loss, w, rho)", "grad(loss)(w)"),
+    ("the gradient at w", "worst", "g = grad(loss)(w + e)", "g = grad(loss)(w)"),
+    (
+        "takes away the gradient at w",
+        "sideways",
+        "sam_at(loss, w, rho) for",
+        "sam_at(loss, w, rho) - grad(loss)(w) for",
+    ),
+    ("one value of two", "average", "return rises.mean(), rises.std() / len(rises) ** 0.5", "return rises.mean()"),
+    (
+        "a constant",
+        "limits",
+        "    return {name: rho**2 / 2 * x",
+        "    return {'worst': 0.1, 'ascent': 0.01, 'average': 0.03}\n    return {name: rho**2 / 2 * x",
+    ),
 ]
 RIGHT = [
     (
@@ -144,6 +158,8 @@ def alignment(loss, w, rho):
         "functions of the library",
         {
             "limits": """
+from sam_lite import toys
+
 def limits(H, rho):
     found = toys.limiting_sharpness(H)
     return {"worst": rho**2 * found["max"], "ascent": rho**2 * found["ascent"], "average": rho**2 * found["average"]}
@@ -290,6 +306,30 @@ def worst(loss, w, rho, starts, steps=40):
         seen.append(climbers)
     best = torch.cat(values).argmax()
     return torch.cat(values)[best], torch.cat(seen)[best]
+""",
+        },
+    ),
+    (
+        "warnings, prints and float32",
+        {
+            "along": """
+import warnings
+
+def along(loss, w, rho):
+    warnings.warn("noise")
+    print("noise")
+    g = grad(loss)(w)
+    if not g.any():
+        return 0
+    return torch.tensor(loss(w + rho * g / torch.linalg.vector_norm(g)) - loss(w))
+""",
+            "trace": """
+import sys
+
+def trace(product, probes):
+    print("noise", file=sys.stderr)
+    values = [float(torch.dot(v, product(v))) for v in probes]
+    return np.mean(values), np.std(values, ddof=1) / len(values) ** 0.5
 """,
         },
     ),

@@ -77,6 +77,13 @@ WRONG = [
     ("gradient descent's edge", "edge", "8 * rho", "0 * rho"),
     ("not normalized", "edge", "(lr * size)", "lr"),
     ("4 for 8", "edge", "8 * rho", "4 * rho"),
+    ("a constant", "stable", "    return [lasts(i) for i in range(len(lams))]", "    return [False, True, False]"),
+    (
+        "the largest lasts, always",
+        "stable",
+        "    return [lasts(i) for i in range(len(lams))]",
+        "    return [lam == max(lams) for lam in lams]",
+    ),
 ]
 RIGHT = [
     (
@@ -130,6 +137,8 @@ def edge(lr, rho, size):
         "functions of the library",
         {
             "step": """
+from sam_lite.sam import sam_gradient
+
 def step(w, H, lr, rho):
     return w - lr * sam_gradient(toys.quadratic(H), {"w": w}, rho)[0]["w"]
 """,
@@ -141,6 +150,8 @@ def multiplier(lr, lam, mu):
             "drift": "drift = toys.drift_per_step",
             "edge": "edge = toys.sam_edge",
             "move": """
+from sam_lite.sam import sam_gradient
+
 def move(loss, x, lr, rho, cut=False):
     of_dict = lambda p: loss(p["x"])
     if not cut:
@@ -238,6 +249,34 @@ def bounce(path, v):
     along = moves @ u
     pairs = along.unfold(0, 2, 1).prod(1)
     return (pairs < 0).float().mean(), along.square().sum() / moves.square().sum()
+""",
+        },
+    ),
+    (
+        "warnings, prints and tensors",
+        {
+            "amplitude": """
+import warnings
+
+def amplitude(lr, rho, lam):
+    warnings.warn("noise")
+    print("noise")
+    a = lr * lam
+    if a <= 0 or a >= 2:
+        raise ValueError("no orbit")
+    return torch.tensor(torch.tensor(rho / (2 / a - 1)))
+""",
+            "move": """
+def move(loss, x, lr, rho, cut=False):
+    at = x.detach().clone().requires_grad_()
+    g = torch.autograd.grad(loss(at), at, create_graph=True)[0]
+    if float(g.norm()) == 0:
+        return 0 * x
+    u = (g / g.norm()).detach()
+    if cut:
+        return -lr * (g + rho * torch.autograd.grad(g @ u, at)[0])
+    up = (at + rho * u).detach().requires_grad_()
+    return -lr * torch.autograd.grad(loss(up), up)[0]
 """,
         },
     ),

@@ -1,0 +1,230 @@
+"""Checks of the exercises: is this answer right, and if not, which known mistake does it look like?
+
+`set_05.climb(climb)` in a notebook tries a student's function on inputs that are drawn anew at every call, and prints
+`right` or says what is wrong. A check is written as a function of a `Draw` and the answer, under `@part(title)`.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import logging
+import os
+import secrets
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Value = Any  # a number, an array, a tensor, a sequence of numbers, or a dict of these
+SEED, PRIVATE = "SAM_LITE_CHECK_SEED", "SAM_LITE_PRIVATE_CHECKS"  # in the environment of whoever grades
+HERE = str(Path(__file__).parent)
+
+
+class Wrong(AssertionError):
+    """What a check says of a wrong answer: one line, and no code of the check below it."""
+
+    hidden = ""  # the reason, where the case is private
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Not right yet. {self}"]
+
+
+class Draw:
+    """Random inputs of one round of a check: the same for the same seed."""
+
+    def __init__(self, *seed: int):
+        self.rng, self.round = np.random.default_rng(seed), seed[-1]
+        self.dtype = (torch.float64, torch.float32)[seed[-1] % 2]
+        self.tolerance = (1e-5, 2e-4)[seed[-1] % 2]
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.from_numpy(np.asarray(self.rng.normal(size=shape))).to(dtype or self.dtype)
+
+    def away(self, *shape: int, low: float = 0.3, high: float = 2.0, dtype: torch.dtype | None = None) -> Tensor:
+        """Of either sign, and at least `low` away from zero."""
+        values = self.rng.uniform(low, high, shape) * self.rng.choice([-1.0, 1.0], shape)
+        return torch.from_numpy(np.asarray(values)).to(dtype or self.dtype)
+
+    def number(self, low: float, high: float) -> float:
+        return float(self.rng.uniform(low, high))
+
+    def whole(self, low: int, high: int) -> int:
+        """Low and high included."""
+        return int(self.rng.integers(low, high + 1))
+
+
+def part(title: str, rounds: int = 3) -> Callable:
+    """Make a check of `cases(draw, answer, ...)`: it is called `rounds` times, with floats of both sizes.
+
+    The seed is new at every call, or the number in $SAM_LITE_CHECK_SEED. A function of the same name in the file of the
+    same name in the folder $SAM_LITE_PRIVATE_CHECKS adds cases of the instructor, of which only the verdict is shown.
+    """
+
+    def decorate(cases: Callable) -> Callable:
+        @functools.wraps(cases)
+        def check(*answers: Any) -> None:
+            seed = int(os.environ.get(SEED) or secrets.randbits(32))
+            name = zlib.crc32(cases.__name__.encode())
+            try:
+                with quiet():
+                    for number in range(rounds):
+                        cases(Draw(seed, name, number), *answers)
+                    _hidden(cases, Draw(seed, name, 0), answers)
+            except Exception as error:
+                raise _shown(error) from None
+            print(f"{title}: right.")
+
+        check.rounds = rounds
+        return check
+
+    return decorate
+
+
+def _hidden(cases: Callable, draw: Draw, answers: tuple) -> None:
+    """The private cases of a check, where there are some."""
+    module = cases.__module__.rpartition(".")[2]
+    path = Path(os.environ.get(PRIVATE) or HERE) / f"{module}.py"
+    if str(path.parent) == HERE or not path.is_file():
+        return
+    spec = importlib.util.spec_from_file_location(f"private_{module}", path)
+    private = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(private)
+    more = getattr(private, cases.__name__, None)
+    if more is None:
+        return
+    try:
+        more(draw, *answers)
+    except Exception as error:
+        wrong = Wrong("it is right in the cases of the notebook, and wrong in one that is not shown.")
+        wrong.hidden = f"{type(error).__name__}: {error}"
+        raise wrong from None
+
+
+@contextlib.contextmanager
+def quiet():
+    """No warning of the student's code is an error or seen; what it set in torch and NumPy does not count here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            with np.errstate(all="ignore"):
+                yield
+    finally:
+        logging.disable(before)
+
+
+def _shown(error: Exception) -> Exception:
+    """The error as the student sees it: without the lines of the check."""
+    if isinstance(error, AssertionError):
+        return error if isinstance(error, Wrong) else Wrong(str(error))
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename.startswith(HERE):
+        trace = trace.tb_next
+    if trace is None and not isinstance(error, NotImplementedError):  # in a line of the check
+        return Wrong(f"what your function returned cannot be used ({type(error).__name__}: {error}).")
+    return error.with_traceback(trace)
+
+
+def probe(function: Callable, answer: Any, *arguments: Any) -> Value:
+    """function(answer, *arguments): what a check does with an answer other than calling it, as plain values.
+
+    A grader that keeps answers in another process sends the function there.
+    """
+    return answer.probe(function, *arguments) if hasattr(answer, "probe") else function(answer, *arguments)
+
+
+def clones(value: Value) -> Value:
+    """A copy of tensors and of dicts of tensors, to compare with after the call."""
+    return {name: clones(v) for name, v in value.items()} if isinstance(value, Mapping) else value.clone()
+
+
+def unpack(got: Value, *names: str) -> list:
+    """The values that were asked for, as many as there are names."""
+    wanted = f"{len(names)} values were expected: {', '.join(names)}"
+    if got is None:
+        raise AssertionError("nothing came back; is there a return?")
+    if isinstance(got, (str, Mapping)) or not hasattr(got, "__len__") or getattr(got, "ndim", 1) == 0:
+        raise AssertionError(f"{wanted}; one came, of the type {type(got).__name__}.")
+    if len(got) != len(names):
+        raise AssertionError(f"{wanted}; {len(got)} came.")
+    return list(got)
+
+
+def expect(
+    what: str, got: Value, right: Value, *, looks_like: Mapping[str, Value] | None = None, tolerance: float = 1e-5
+) -> None:
+    """Pass in silence if `got` is `right`, and raise AssertionError with the reason if it is not.
+
+    Two numbers agree if they differ by at most `tolerance` times the largest entry of `right` (or by `tolerance`,
+    where `right` is zero everywhere): float32 or float64, list, array or tensor make no difference.
+    what: the checked quantity in words; it opens the message. looks_like: mistake in words -> the value it leads to,
+    or a function without arguments that computes it.
+    """
+    problem = _problem(got, right, tolerance)
+    if problem:
+        for mistake, value in (looks_like or {}).items():
+            if not _problem(got, value() if callable(value) else value, tolerance):
+                problem = f"it looks as if {mistake}"
+                break
+        raise AssertionError(f"{what}: {problem}" + ("" if problem.endswith("?") else "."))
+
+
+def expect_error(what: str, call, error: type[Exception], *, about: str = "") -> None:
+    """Pass in silence if `call()` raises `error` with `about` in its message."""
+    try:
+        call()
+    except NotImplementedError:
+        raise
+    except Exception as caught:
+        if not isinstance(caught, error):
+            raise AssertionError(
+                f"{what}: {error.__name__} was expected, {type(caught).__name__} came: {caught}."
+            ) from None
+        if about not in str(caught):
+            raise AssertionError(f"{what}: the message must say {about!r}, and says {str(caught)!r}.") from None
+    else:
+        raise AssertionError(f"{what}: {error.__name__} was expected and nothing was raised.")
+
+
+def _problem(got: Value, right: Value, tolerance: float) -> str:
+    """What is wrong with `got`, or nothing."""
+    if got is None:
+        return "nothing came back; is there a return?"
+    if isinstance(right, Mapping):
+        if not isinstance(got, Mapping):
+            return f"a dict was expected, with the keys {sorted(right)}; {type(got).__name__} came"
+        if got.keys() != right.keys():
+            return f"the keys must be {sorted(right)}, and are {sorted(got)}"
+        found = {key: _problem(got[key], right[key], tolerance) for key in right}
+        return next((f"[{key!r}] {text}" for key, text in found.items() if text), "")
+    try:
+        ours, theirs = _array(got), _array(right)
+    except (TypeError, ValueError):
+        return f"numbers were expected; {type(got).__name__} came"
+    if ours.shape != theirs.shape:
+        return f"the shape must be {theirs.shape}, and is {ours.shape}"
+    if not np.isfinite(ours).all() and np.isfinite(theirs).all():
+        return "there is a NaN or an infinity in it"
+    size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
+    if np.allclose(ours, theirs, rtol=0, atol=tolerance * (size or 1.0)):
+        return ""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.abs(ours - theirs).max() / (size or 1.0)
+    if ours.ndim == 0 and size and 3 < abs(float(ours)) / size < np.inf:
+        return f"yours is {float(ours):.4g}, and the right one is about {abs(float(ours)) / size:.1g} times smaller"
+    return f"it is wrong, by {error:.1g} of its size" + (f" ({float(ours):.4g})" if ours.ndim == 0 else "")
+
+
+def _array(value: Value) -> np.ndarray:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    elif isinstance(value, (list, tuple)):
+        value = [_array(v) for v in value]
+    return np.asarray(value, dtype=np.float64)

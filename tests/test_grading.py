@@ -1,0 +1,384 @@
+"""The grader: right answers keep their marks whatever else is in a notebook, and nothing in one buys marks."""
+
+import argparse
+import copy
+import json
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
+import confine  # noqa: E402
+import feedback  # noqa: E402
+import gradebook  # noqa: E402
+import grading  # noqa: E402
+import judging  # noqa: E402
+import plain  # noqa: E402
+import submissions  # noqa: E402
+from notebooks import ROOT  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")
+KEPT = (
+    "title imports climb-text climb climb-check balls-text climb-inf climb-inf-check why-text accumulated-why".split()
+)
+CLIMB = """def climb(grads, rho):
+    length = torch.sqrt(sum((g**2).sum() for g in grads.values()))
+    return {name: rho * g / length if length else torch.zeros_like(g) for name, g in grads.items()}"""
+INF = "def climb_inf(grads, rho):\n    return {name: rho * torch.sign(g) for name, g in grads.items()}"
+STUB = 'raise NotImplementedError("write your code here, then delete this line")'
+STUBBED = f"""def climb(grads, rho):
+    \"\"\"The step of length rho uphill. grads: name -> tensor. Returns name -> tensor of the same shapes.\"\"\"
+    {STUB}"""
+FULL = {"climb": 3, "climb_inf": 1}
+
+
+def cell(notebook, name):
+    return next(c for c in notebook.cells if c.id == name)
+
+
+def solved(climb=CLIMB, inf=INF, *, first="", own="", last="", then=None):
+    """The sheet with these answers, and cells of the student's own at the start, before the first part, at the end."""
+
+    def make(sheet):
+        notebook = copy.deepcopy(sheet)
+        cell(notebook, "climb").source, cell(notebook, "climb-inf").source = climb, inf
+        cell(notebook, "accumulated-why").source = "It bounces."
+        at = [c.id for c in notebook.cells].index("climb-text") + 1
+        notebook.cells[at:at] = [new_code_cell(own)] if own else []
+        notebook.cells[0:0] = [new_code_cell(first)] if first else []
+        notebook.cells += [new_code_cell(last)] if last else []
+        if then:
+            then(notebook)
+        return notebook
+
+    return make
+
+
+def reversed_(notebook):
+    notebook.cells.reverse()
+
+
+def bare(notebook):
+    for one in notebook.cells:
+        one.metadata = {}
+        one.pop("id", None)
+    notebook.nbformat_minor = 4
+
+
+def without_imports(notebook):
+    notebook.cells.remove(cell(notebook, "imports"))
+
+
+def in_a_cell_of_its_own(notebook):
+    notebook.cells.append(new_code_cell(cell(notebook, "climb").source))
+    cell(notebook, "climb").source = STUBBED
+
+
+def more_imports(notebook):
+    cell(notebook, "imports").source = "import math as maths\nset_05 = None\n" + cell(notebook, "imports").source[:40]
+
+
+def written_below(notebook):
+    cell(notebook, "accumulated-why").source = "*Write your answer here.*"
+    notebook.cells.append(new_markdown_cell("It <script>alert(1)</script> [bounces](javascript:alert(2))."))
+
+
+def written_nothing(notebook):
+    cell(notebook, "accumulated-why").source = "*Write your answer here.*"
+
+
+NOISY = """import logging, sys, warnings
+print("hello")
+warnings.warn("this is deprecated")
+""" + CLIMB.replace(
+    "    length",
+    '    warnings.warn("loud"); logging.warning("loud"); print(1); print(2, file=sys.stderr)\n    length',
+    1,
+)
+LINES = b'{"begin": 99}\n[1]\n{"end": 1, "log": [{"returned": null}]}\n{"replaced": []}\n{"state": "graded"}\n'
+FORGE = f"""import os
+for number in range(3, 64):
+    try:
+        os.write(number, {LINES!r})
+    except OSError:
+        pass
+def climb(grads, rho):
+    return 0"""
+REACH = (
+    """import pathlib, sys
+home = pathlib.Path.home()
+touched = []
+for path in [home.parent / "answer.json", home.parent / "handed.ipynb", pathlib.Path(sys.argv[0])]:
+    try:
+        path.write_text("{}")
+        touched.append(path)
+    except OSError:
+        pass
+for path in [*home.parent.parent.glob("course*/*"), *home.parent.parent.glob("grade*/*")]:
+    try:
+        path.unlink()
+    except OSError:
+        pass
+"""
+    + "def climb(grads, rho):\n    return 0"
+)
+PATCH = """import numpy as np
+import sam_lite.checks, sam_lite.checks.set_05
+sam_lite.checks._problem = lambda *a: ""
+sam_lite.checks.expect = sam_lite.checks.set_05.expect = lambda *a, **k: None
+np.allclose = lambda *a, **k: True
+def climb(grads, rho):
+    return 0"""
+LOOK = """def climb(grads, rho):
+    import sys
+    return sys._getframe(2).f_locals.get("right")"""
+CONSTANT = """def climb(grads, rho):
+    return {"weight": torch.tensor([[0.3 / 13, 0.0], [0.0, 0.4 / 13]]), "bias": torch.tensor([1.2 / 13, 0.0])}"""
+NONE = {"climb": 0, "climb_inf": 1}
+CASES = {  # student -> (notebook, points of the checks, what is said somewhere)
+    "right": (solved(), FULL, ""),
+    "warnings and prints": (solved(NOISY), FULL, ""),
+    "a picture below fails": (solved(last="raise ValueError('my own experiment')"), FULL, ""),
+    "helpers with names of the course": (
+        solved(own="def norm(x): return 0\ndef add(*a): return 1\ndef expect(*a): raise ValueError\nset_05 = 3"),
+        FULL,
+        "",
+    ),
+    "a helper that an answer uses": (
+        solved("def climb(g, rho):\n    return scaled(g, rho)", own=CLIMB.replace("def climb", "def scaled")),
+        FULL,
+        "",
+    ),
+    "a name of the check in a tuple": (solved(own="rho, grads, right = 1, 2, 3\nprint(rho)"), FULL, ""),
+    "imports first": (solved(first="import torch as t\nimport math"), FULL, ""),
+    "imports deleted": (solved(then=without_imports), FULL, ""),
+    "reversed": (solved(then=reversed_), FULL, "graded in the order of the sheet"),
+    "metadata lost": (solved(then=bare), FULL, ""),
+    "a comment above": (solved("# mine\n" + CLIMB, "\n# too\n" + INF, then=bare), FULL, ""),
+    "a cell of one's own": (solved(then=in_a_cell_of_its_own), FULL, "answered in a cell of its own"),
+    "a wrong trial at the end": (solved(last="def climb(grads, rho):\n    return 0\nclimb({}, 1)"), FULL, ""),
+    "a wrong trial, metadata lost": (solved(last="def climb(grads, rho):\n    return 0", then=bare), FULL, ""),
+    "an import added to the given ones": (
+        solved(CLIMB.replace("torch.sqrt", "maths.sqrt"), then=more_imports),
+        FULL,
+        "",
+    ),
+    "float64 in, float32 out": (solved(CLIMB.replace("rho * g / length", "(rho * g / length).float()")), FULL, ""),
+    "written below": (solved(then=written_below), FULL, "below the cell was taken"),
+    "nothing written": (solved(then=written_nothing), FULL, "nothing was written"),
+    "exits": (solved("exit()\nimport os; os._exit(0)"), NONE, "it ended the process, as exit() does"),
+    "kills": (solved("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), NONE, "it ended the process"),
+    "endless": (solved("def climb(grads, rho):\n    while True: pass"), NONE, "it ran for more than 4 s"),
+    "syntax": (solved("def climb(grads, rho)\n    return 1"), NONE, "SyntaxError"),
+    "stub": (solved(STUBBED), NONE, "NotImplementedError: write your code here"),
+    "patches the checks": (solved(PATCH), NONE, "its code replaced numpy.allclose, sam_lite.checks._problem"),
+    "looks at the frame": (solved(LOOK), NONE, "an answer looks at what calls it"),
+    "one constant": (solved(CONSTANT), NONE, ""),
+    "forges lines": (solved(FORGE), NONE, ""),
+    "reaches out": (solved(REACH), NONE, ""),
+    "returns a claim": (
+        solved("class Same:\n    def __eq__(self, other): return True\n" + CLIMB.split(":")[0] + ": return Same()"),
+        NONE,
+        "a dict was expected",
+    ),
+    "edits the check": (
+        solved(
+            "def climb(grads, rho):\n    return 0",
+            then=lambda nb: cell(nb, "climb-check").update(source="print('right')"),
+        ),
+        NONE,
+        "the check climb_check was changed",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A course with two parts and the question of set 5."""
+    folder = tmp_path_factory.mktemp("course")
+    notebook = nbformat.read(ROOT / "solutions" / "05_sam" / "05_sam.ipynb", as_version=4)
+    notebook.cells = [one for one in notebook.cells if one.id in KEPT]
+    target = folder / "solutions" / "05_sam"
+    target.mkdir(parents=True)
+    nbformat.write(notebook, target / "05_sam.ipynb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sheet(course):
+    return assignments.blank(nbformat.read(course / "solutions" / "05_sam" / "05_sam.ipynb", as_version=4))
+
+
+OPTIONS = {"jobs": 2, "seconds": 120, "cell_seconds": 4, "memory_gb": 8, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def graded(course, sheet, tmp_path_factory):
+    place, out = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("out")
+    for student, (make, _, _) in CASES.items():
+        (place / student).mkdir()
+        nbformat.write(make(sheet), place / student / "05_sam.ipynb")
+    found = grading.grade(place, out, argparse.Namespace(**OPTIONS), course)
+    return {one.student: one for one in found}, out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", CASES)
+def test_marks_are_right_and_have_a_reason(graded, student):
+    (found, out), (_, due, said) = graded, CASES[student]
+    one = found[submissions._who([student, "05_sam.ipynb"], ["05_sam"])[1]]
+    assert one.state == "graded", one
+    points = {name.removesuffix("_check"): s["points"] for name, s in one.scores.items() if name.endswith("_check")}
+    everything = "; ".join([*one.remarks, *gradebook._reasons(one)])
+    assert points == due, everything
+    assert said in everything, everything
+    assert all(s["failed"] for s in one.scores.values() if s["points"] == 0), one.scores
+    page = (out / "feedback" / "05_sam" / f"{one.student}.html").read_text(encoding="utf-8")
+    assert f"{sum(due.values())} of 4 points" in page and "<script>alert" not in page and "javascript:alert" not in page
+    if student == "nothing written":
+        assert one.scores["accumulated_why"]["points"] == 0
+    else:
+        assert one.scores["accumulated_why"]["points"] is None
+
+
+@pytest.mark.slow
+def test_private_checks_lower_the_marks_and_are_not_shown(course, sheet, tmp_path):
+    """A function that is right in the notebook's cases, and not in one of the instructor's."""
+    (tmp_path / "private").mkdir()
+    secret = "def climb(draw, climb):\n    e = climb({'x': 1e30 * draw.normal(3)}, 0.5)['x']\n"
+    secret += "    assert e.norm() < 0.6, 'huge gradients'\n"
+    (tmp_path / "private" / "set_05.py").write_text(secret, encoding="utf-8")
+    place = tmp_path / "in" / "mia"
+    place.mkdir(parents=True)
+    nbformat.write(
+        solved(CLIMB.replace("    return", "    rho = 1.0 if length > 1e20 else rho\n    return"))(sheet),
+        place / "05_sam.ipynb",
+    )
+    options = argparse.Namespace(**OPTIONS | {"private": tmp_path / "private"})
+    (one,) = grading.grade(tmp_path / "in", tmp_path / "out", options, course)
+    assert one.scores["climb_check"]["points"] == 0 and one.scores["climb_inf_check"]["points"] == 1
+    assert "wrong in one that is not shown" in one.scores["climb_check"]["failed"]
+    assert one.hidden == ["climb_check, hidden: AssertionError: huge gradients"]
+    shown = (tmp_path / "out" / "feedback" / "05_sam" / "mia.html").read_text(encoding="utf-8")
+    assert "huge gradients" not in shown
+    assert "huge gradients" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_grading_again_depends_on_all_that_marks_depend_on(tmp_path):
+    sheet = tmp_path / "sheet.ipynb"
+    sheet.write_text("{}", encoding="utf-8")
+    base = {"seed": 1, "seconds": 1, "cell_seconds": 1, "memory_gb": 1, "private": None}
+    made = {grading.fixed_part("05_sam", sheet, argparse.Namespace(**base | {name: 2})) for name in list(base)[:4]}
+    made.add(grading.fixed_part("05_sam", sheet, argparse.Namespace(**base)))
+    sheet.write_text("{ }", encoding="utf-8")
+    made.add(grading.fixed_part("05_sam", sheet, argparse.Namespace(**base)))
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "set_05.py").write_text("", encoding="utf-8")
+    made.add(grading.fixed_part("05_sam", sheet, argparse.Namespace(**base | {"private": tmp_path / "private"})))
+    assert len(made) == 7
+
+
+# ---------------------------------------------------------------- values between the processes
+
+VALUES = [
+    None, True, 3, 10**30, 0.1, float("inf"), "text", [1, [2.0]], (1, "a"), {"w": 1, 2: [3]},
+    torch.ones(2, 3), torch.tensor(1.5, dtype=torch.float64), torch.tensor([1, 2]), np.arange(4.0), np.float32(2),
+    np.array(["a"]), pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}), pd.Series([1, 2], index=[5, 7]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_plain_values_arrive_as_they_are(value):
+    got = plain.decode(json.loads(json.dumps(plain.encode(value))))
+    if isinstance(value, torch.Tensor):
+        assert got.dtype == value.dtype and torch.equal(got, value)
+    elif isinstance(value, (pd.DataFrame, pd.Series)):
+        assert got.to_dict() == value.to_dict()
+    elif isinstance(value, (np.ndarray, np.generic)):
+        assert np.array_equal(np.asarray(got), value)
+    else:
+        assert got == value and type(got) is type(value)
+
+
+def test_an_object_arrives_without_what_is_in_it_and_nonsense_is_refused():
+    class Evil:
+        def __reduce__(self):
+            return print, ("evil",)
+
+    got = plain.decode(json.loads(json.dumps(plain.encode([Evil(), print]))))
+    assert [type(one).__name__ for one in got] == ["Evil", "builtin_function_or_method"]
+    assert all(isinstance(one, plain.Opaque) for one in got)
+    for nonsense in ({"pickle": "x"}, {"tensor": ["|O", [1], "AAAA"]}, {}):
+        with pytest.raises(ValueError, match="no encoded value|no numbers"):
+            plain.decode(nonsense)
+
+
+def test_what_became_of_an_argument_is_repeated_on_ours():
+    table, tensor, numbers = pd.DataFrame({"a": [1.0, 2.0]}), torch.zeros(2), [1, 2]
+    model = torch.nn.Linear(2, 1)
+    theirs = copy.deepcopy([table, tensor, numbers, {"w": torch.zeros(1)}, model])
+    theirs[0]["b"] = 1.0
+    theirs[1] += 1
+    theirs[2].append(3)
+    theirs[3]["w"] += 5
+    with torch.no_grad():
+        theirs[4].weight += 1
+    mine = [table, tensor, numbers, {"w": torch.zeros(1)}, model]
+    weight = model.weight.detach().clone()
+    plain.restore(mine, plain.decode(json.loads(json.dumps(plain.encode(theirs)))))
+    assert list(table) == ["a", "b"] and tensor.tolist() == [1, 1] and numbers == [1, 2, 3]
+    assert mine[3]["w"].tolist() == [5] and torch.equal(model.weight, weight + 1)
+
+
+def test_a_page_shows_the_text_of_the_sheet_and_the_points_and_no_code_of_the_student_runs_in_it(sheet):
+    notebook, remarks = submissions.repair(solved(then=written_below)(sheet), sheet)
+    scores = {"climb_check": {"points": 3.0, "of": 3, "failed": ""}}
+    scores["climb_inf_check"] = {"points": 0.0, "of": 1, "failed": "it is wrong, by 1_000 <b>"}
+    scores["accumulated_why"] = {"points": None, "of": 5, "failed": ""}
+    page = feedback.page(notebook, scores, remarks)
+    for said in (
+        "3 of 4 points",
+        "<strong>0 of 1 points.</strong> it is wrong, by 1_000 &lt;b&gt;",
+        "5 points are given by hand",
+    ):
+        assert said in page
+    assert "<summary>Hint: NaN</summary>" in page and "<h2 id=" in page
+    assert "<script>alert" not in page and "javascript:alert" not in page and "&lt;script&gt;alert" in page
+
+
+def test_only_cells_on_which_an_answer_depends_are_run(sheet):
+    notebook = solved(own="def helper(x):\n    return x", last="print(climb({}, 1))")(sheet)
+    cell(notebook, "climb").source = "def climb(g, rho):\n    return helper(g)"
+    notebook, _ = submissions.repair(notebook, sheet)
+    kinds = [(one["kind"], one["name"]) for one in judging.plan(notebook)]
+    answers = [("given", ""), ("given", ""), ("code", "climb"), ("call", "climb_check")]
+    assert kinds == [*answers, ("code", "climb_inf"), ("call", "climb_inf_check")]
+
+
+@pytest.mark.skipif(not confine.can_confine_files(), reason="this system has no Landlock")
+def test_a_confined_process_reads_and_writes_its_own_folder_only(tmp_path):
+    import subprocess
+    import sys
+
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir(), other.mkdir()
+    (other / "secret").write_text("42", encoding="utf-8")
+    tried = f"""
+import sys; sys.path[:0] = {[str(ROOT), str(ROOT / "tools")]!r}
+import confine, pathlib
+assert confine.confine_files(confine.needed_folders(), [pathlib.Path({str(own)!r})])
+pathlib.Path({str(own / "mine")!r}).write_text("1")
+other = pathlib.Path({str(other)!r})
+for what in (lambda: (other / "secret").read_text(), lambda: (other / "new").write_text("")):
+    try:
+        what()
+    except PermissionError:
+        print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", tried], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["refused", "refused"], done.stderr
+    assert (own / "mine").read_text() == "1"

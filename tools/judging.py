@@ -1,0 +1,290 @@
+"""The marks of one submission: `python tools/judging.py REQUEST` runs its answers in confinement, and judges them here.
+
+The student's code runs in a process of its own (`answers.py`), which is started anew, without the cell that was at
+fault, when it ends or takes too long. This process imports nothing of the student's: it runs the checks of the course
+with the values that came back.
+"""
+
+import ast
+import builtins
+import contextlib
+import importlib
+import io
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+import feedback
+from assignments import is_picture, role
+from notebooks import write
+from plain import decode, restore
+from running import COLOUR
+from submissions import read, repair
+
+CALL = re.compile(r"^(set_\w+)\.(\w+)\(([\w, ]+)\)$")  # a check of the course, alone in its cell
+LONGEST = 64 * 2**20  # characters of one line
+LOOKS = re.compile(r"_getframe|\binspect\.|sam_lite[./]checks|gradebook|f_locals")
+
+
+class Gone(AssertionError):
+    """The student's process did not say what came back."""
+
+
+class Replayed:
+    """Stands for an answer in a check: gives what the student's function gave to the same call."""
+
+    def __init__(self, log: Iterator[dict]):
+        self.log = log
+
+    def __call__(self, *arguments, **named):
+        return self.probe(None, *arguments, **named)
+
+    def probe(self, function, *arguments, **named):
+        entry = next(self.log, None)
+        if not isinstance(entry, dict):
+            raise Gone("the answer's process stopped before the check was over")
+        if "after" in entry:
+            args, kwargs = decode(entry["after"])
+            restore(arguments, args)
+            restore(named, kwargs)
+        if "raised" in entry:
+            raise _error(*map(str, entry["raised"]))
+        return decode(entry.get("returned"))
+
+
+def _error(name: str, text: str) -> Exception:
+    known = getattr(builtins, name, None)
+    if isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, (UnicodeError, OSError)):
+        return known(text)
+    return type(name if name.isidentifier() else "Error", (Exception,), {})(text)
+
+
+# ---------------------------------------------------------------- what is run, and in which order
+
+
+def names_in(source: str) -> tuple[set[str], set[str]]:
+    """(names that a cell defines, names that it uses); all that looks like a name where it does not parse."""
+    plain = re.sub(r"(?m)^\s*[%!].*$", "pass", source)
+    try:
+        tree = ast.parse(plain)
+    except SyntaxError:
+        words = set(re.findall(r"[^\W\d]\w*", source))
+        return words, words
+    defined = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            defined |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return defined, used
+
+
+def plan(notebook: NotebookNode) -> list[dict]:
+    """The cells to run: answers, checks, and what they depend on. Pictures and experiments give no marks."""
+    cells, needed = [], set()
+    for cell in reversed([cell for cell in notebook.cells if cell.cell_type == "code" and not is_picture(cell)]):
+        kind, name = role(cell), cell.metadata.get("nbgrader", {}).get("grade_id", "")
+        call = CALL.match(cell.source.strip())
+        defined, used = names_in(cell.source)
+        if kind == "check" and call:
+            names = [one.strip() for one in call[3].split(",")]
+            needed |= set(names)
+            cells.append({"kind": "call", "name": name, "module": call[1], "check": call[2], "names": names})
+        elif kind in ("check", "code") or cell.get("id") == "imports" or defined & needed:
+            needed |= used
+            cells.append({"kind": kind, "name": name, "source": cell.source})
+    return cells[::-1]
+
+
+# ---------------------------------------------------------------- the student's process
+
+
+def run(cells: list[dict], request: dict, work: Path) -> tuple[dict[int, dict], list[str]]:
+    """number of a cell -> what the process said of it (`failed`: why it said nothing), and what was replaced."""
+    told, replaced, skipped = {}, [], set()
+    finish = time.monotonic() + request["seconds"]
+    for _ in range(len(cells) + 1):
+        todo = [i for i in range(len(cells)) if i not in skipped and not (cells[i]["kind"] == "call" and i in told)]
+        if not any(cells[i]["kind"] in ("call", "check") for i in todo) or time.monotonic() > finish:
+            break
+        fault = _attempt(cells, todo, told, replaced, request, work, finish)
+        if fault is None:
+            return told, replaced
+        culprit, reason = fault
+        if culprit is None:  # before the first cell: not the student's doing
+            told |= {i: {"failed": reason} for i in todo if i not in told}
+            break
+        told[culprit] = {"failed": reason}
+        skipped.add(culprit)
+    for i in range(len(cells)):
+        told.setdefault(i, {"failed": f"the notebook ran for more than {request['seconds']:.0f} s"})
+    return told, replaced
+
+
+def _attempt(cells, todo, told, replaced, request, work, finish):
+    """Run the cells `todo` once; None, or (the cell at which it ended, why)."""
+    asked = {"cells": [cells[i] for i in todo], "modules": request["modules"], "private": request["private"]}
+    asked |= {"alone": bool(request["prefix"]), "memory_gb": request["memory_gb"]}
+    home = work / "home"
+    home.mkdir(exist_ok=True, mode=0o700)
+    (home / "request.json").write_text(json.dumps(asked), encoding="utf-8")
+    env = {name: value for name, value in os.environ.items() if not re.search("TOKEN|SECRET|KEY|PASS", name.upper())}
+    env |= {"HOME": str(home), "TMPDIR": str(home), "IPYTHONDIR": str(home / "i"), "MPLCONFIGDIR": str(home / "m")}
+    env |= {"SAM_LITE_CHECK_SEED": str(request["seed"]), "SAM_LITE_PRIVATE_CHECKS": request["private"] or ""}
+    command = [
+        *request["prefix"],
+        sys.executable,
+        str(Path(__file__).parent / "answers.py"),
+        str(home / "request.json"),
+    ]
+    with (work / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=home,
+            env=env,
+            start_new_session=True,
+        )
+    try:
+        return _listen(process, todo, told, replaced, request, work, finish)
+    finally:
+        feedback.kill(process)
+
+
+def _listen(process, todo, told, replaced, request, work, finish):
+    lines: queue.Queue[bytes] = queue.Queue(100)
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    at, limit = None, time.monotonic() + 90  # to start
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, min(limit, finish) - time.monotonic()))
+        except queue.Empty:
+            whole = finish <= time.monotonic()
+            seconds = request["seconds"] if whole else request["cell_seconds"]
+            reason = f"{'the notebook' if whole else 'it'} ran for more than {seconds:.0f} s"
+            return (None if at is None else todo[at]), reason
+        if not line:
+            return (None if at is None else todo[at]), _ended(process, work, at)
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(said, dict):
+            continue
+        if said.get("begin") in range(len(todo)):
+            at, limit = int(said["begin"]), time.monotonic() + request["cell_seconds"]
+        elif at is not None and said.get("end") == at:
+            told[todo[at]] = said
+        elif isinstance(said.get("replaced"), list) and at == len(todo) - 1 and todo[at] in told:
+            replaced += [str(name)[:80] for name in said["replaced"][:20]]
+            return None
+
+
+def _read(stream, lines) -> None:
+    """Put every line of a stream into a queue, and an empty one at its end; one that is too long counts as the end."""
+    with contextlib.suppress(ValueError, OSError):
+        while line := stream.readline(LONGEST):
+            if len(line) == LONGEST:
+                break
+            lines.put(line)
+    lines.put(b"")
+
+
+def _ended(process, work, at) -> str:
+    code = process.wait()
+    if at is not None:
+        return "it ended the process, as exit() does" if code == 0 else f"it ended the process (code {code})"
+    with (work / "log").open("rb") as log:
+        lines = log.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+    return f"the process of the answers did not start: {lines[-1] if lines else code}"
+
+
+# ---------------------------------------------------------------- marks
+
+
+def verdict(cell: dict, told: dict) -> tuple[str, str]:
+    """(why the check failed, or nothing; what the student is not shown of it)."""
+    if "failed" in told:
+        return told["failed"], ""
+    if cell["kind"] != "call":
+        return re.sub(COLOUR, "", told.get("error", "")), ""
+    if told.get("missing"):
+        return f"{', '.join(map(str, told['missing']))} is not defined", ""
+    check = getattr(importlib.import_module(f"sam_lite.checks.{cell['module']}"), cell["check"])
+    log = iter(told["log"] if isinstance(told.get("log"), list) else [])
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            check(*[Replayed(log) for _ in cell["names"]])
+    except Exception as error:
+        name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        return re.sub(r"\s+", " ", name + str(error))[:400] or name, getattr(error, "hidden", "")
+    return "", ""
+
+
+def judge(request: dict) -> dict:
+    """Scores, remarks and the state of one notebook; writes the student's page beside the request."""
+    work = Path(request["work"])
+    expected = nbformat.read(request["expected"], as_version=4)
+    try:
+        handed, remarks = read(Path(request["handed"]).read_bytes())
+        notebook, more = repair(handed, expected)
+    except ValueError as error:
+        return {"state": str(error), "remarks": [], "scores": {}}
+    remarks += more
+    cells = plan(notebook)
+    request["modules"] = sorted({f"sam_lite.checks.{cell['module']}" for cell in cells if cell["kind"] == "call"})
+    os.environ |= {"SAM_LITE_CHECK_SEED": str(request["seed"]), "SAM_LITE_PRIVATE_CHECKS": request["private"] or ""}
+    told, replaced = run(cells, request, work)
+    failed = {
+        c["name"]: told[i].get("error") or told[i].get("failed") for i, c in enumerate(cells) if c["kind"] == "code"
+    }
+    found = {}
+    for number, cell in enumerate(cells):
+        if cell["kind"] in ("call", "check"):
+            why, secret = verdict(cell, told[number])
+            stopped = failed.get(cell["name"].removesuffix("_check"))
+            found[cell["name"]] = (f"the cell of the answer failed: {stopped}" if why and stopped else why, secret)
+    if replaced:
+        remarks.append(f"its code replaced {', '.join(replaced)}: read it")
+    if any(LOOKS.search(cell.source) for cell in notebook.cells if role(cell) == "code"):
+        remarks.append("an answer looks at what calls it, or into the checks: read it")
+    scores, hidden = {}, []
+    for cell in expected.cells:
+        kind = role(cell)
+        if kind not in ("check", "written"):
+            continue
+        name, points = cell.metadata.nbgrader.grade_id, cell.metadata.nbgrader.points
+        if kind == "written":
+            mine = next(c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") == name)
+            empty = mine.source.strip() in ("", cell.source.strip())
+            scores[name] = {
+                "points": 0.0 if empty else None,
+                "of": points,
+                "failed": "nothing was written" if empty else "",
+            }
+            scores[name]["written"] = True
+            continue
+        why, secret = found.get(name, ("it was not run", ""))
+        scores[name] = {"points": 0.0 if why else float(points), "of": points, "failed": why}
+        hidden += [f"{name}, hidden: {secret}"] if secret else []
+    page = feedback.page(notebook, scores, remarks)
+    (work / "page.html").write_text(page, encoding="utf-8")
+    return {"state": "graded", "remarks": remarks, "scores": scores, "hidden": hidden}
+
+
+if __name__ == "__main__":
+    wanted = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    write(Path(wanted["answer"]), json.dumps(judge(wanted)))
