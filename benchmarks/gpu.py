@@ -32,7 +32,7 @@ MINIATURE = {
     "02_keskar": IMAGES | {"[512] * 3": "[24] * 3", "64, 1000, 0.05, 30_000": "16, 80, 0.05, 1000"},
     "03_hoffer": IMAGES | {"[512, 512]": "[24, 24]", "32, 512, 60, 0.05": "16, 128, 4, 0.05"},
     "04_jiang": {"n_train=1000, n_test=10_000": "n_train=200, n_test=400", "(70, 140)": "(16, 24)"},
-    "06_sam_results": IMAGES | {"[512, 512]": "[24, 24]", "128, 16_000": "32, 1000"},
+    "06_sam_results": IMAGES | {"[512, 512]": "[24, 24]", "128, 6000": "32, 300"},
 }
 # lecture -> the networks whose training is timed, and their batch size: as its cells name them
 TIMED = {

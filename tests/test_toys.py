@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 from torch.func import grad, jacrev, vmap
 
-from sam_lite import toys
+from sam_lite import sharpness, toys
 
 
 def tensor(*values):
@@ -203,6 +203,17 @@ def test_limiting_sharpness_of_a_matrix():
     assert toys.limiting_sharpness(torch.zeros(2, 2))["ascent"] == math.inf
     both = vmap(toys.limiting_sharpness)(torch.stack([torch.eye(3), torch.diag(torch.tensor([4.0, 0.0, 2.0]))]))
     torch.testing.assert_close(both["ascent"], torch.tensor([0.5, 1.0]))
+
+
+def test_one_eigenvalue_makes_the_three_sharpnesses_one():
+    """A single example of the toy, F1 x3^2: why 1-SAM lowers the trace (Wen et al. 2023, section 5)."""
+    one = lambda p: toys.wen_terms(p)[0]  # noqa: E731
+    floor, beside = ({"x": tensor(0.3, 0.6, x3, 0.0)} for x3 in (0.0, 1e-9))
+    worst = sharpness.worst_sharpness(one, floor, 1e-3, steps=200).value
+    axes = torch.eye(4, dtype=torch.float64)
+    average = 4 * sharpness.average_sharpness(one, floor, 1e-3, samples=axes).value
+    for other in (sharpness.ascent_sharpness(one, beside, 1e-3).value, average):
+        assert abs(other / worst - 1) < 1e-4
 
 
 @pytest.mark.parametrize("point", [(0.0, 0.0), (0.3, 0.8), (1.0, 1.0)])
