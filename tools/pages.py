@@ -45,6 +45,10 @@ def mathml(tex: str, display: str = "inline") -> str:
         raise ValueError(f"{unknown[0]} cannot be shown on a page, in the equation {tex.strip()!r}; write it otherwise")
     if display == "block":
         result = limits_below(result)
+    elif len(tex) > 40:
+        return (
+            f'<span class="long" tabindex="0">{result}</span>'  # scrolls sideways on a phone, as a displayed one does
+        )
     return result.replace("<math ", '<math tabindex="0" ', 1) if display == "block" and len(tex) > 40 else result
 
 
