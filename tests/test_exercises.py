@@ -498,6 +498,7 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
         "list_4_01_two.ipynb": b"[1, 2]",
         "image_5_01_two.png": b"\x89PNG",
         "lost_6_09_other.ipynb": text,
+        "odd_6_09_other.ipynb": nbformat.writes(new_notebook(cells=[new_code_cell("1 + 1")])).encode(),
         "=cmd_7_01_two.ipynb": text.decode().encode("utf-16"),
         "C:\\Users\\mia\\mia_8_01_two.ipynb": text.replace(b"Because.", "Weil es so ist, ähm.".encode("cp1252")),
         "again_9_01_two (1).ipynb": text,
@@ -524,12 +525,14 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
         "cut_3_01_two.ipynb": "not a notebook: no JSON",
         "list_4_01_two.ipynb": "not a notebook: no nbformat in it",
         "image_5_01_two.png": "not a notebook: its name does not end in .ipynb",
-        "lost_6_09_other.ipynb": "unknown exercise: its name must end in one of 01_two",
+        "odd_6_09_other.ipynb": "unknown exercise: its name must end in one of 01_two",
         "large_10_01_two.ipynb": "too large: 20 MB",
         "again_9_01_two.ipynb": "not graded: again_9_01_two (1).ipynb of the same student is newer",
     }
     for name, reason in reasons.items():
         assert reason in found[name].state and not found[name].scores, found[name]
+    lost = found["lost_6_09_other.ipynb"]
+    assert lost.points == FULL and lost.remarks[0].endswith("its cells are those of 01_two")
     assert found["=cmd_7_01_two.ipynb"].remarks == ["its encoding is utf-16, not UTF-8"]
     assert found["C:\\Users\\mia\\mia_8_01_two.ipynb"].remarks == ["its encoding is cp1252, not UTF-8"]
     for name in ("=cmd_7", "C:\\Users\\mia\\mia_8", "again_9"):
@@ -611,7 +614,7 @@ NAMED = [
     ("mia/05_sam/answer.ipynb", "05_sam", "mia", 0),
     ("05_sam.ipynb", "05_sam", "unnamed", 0),
     ("mia_05_sam_final.ipynb", "05_sam", "mia", 0),
-    ("mia_other.ipynb", "", "", 0),
+    ("mia_other.ipynb", "", "mia_other", 0),
 ]
 
 

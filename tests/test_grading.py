@@ -79,7 +79,9 @@ def in_a_cell_of_its_own(notebook):
 
 
 def more_imports(notebook):
-    cell(notebook, "imports").source = "import math as maths\nset_05 = None\n" + cell(notebook, "imports").source[:40]
+    cell(notebook, "imports").source = (
+        "import math as maths\nset_05 = None\n" + cell(notebook, "imports").source.splitlines()[0]
+    )
 
 
 def written_below(notebook):
@@ -171,7 +173,7 @@ CASES = {  # student -> (notebook, points of the checks, what is said somewhere)
     "written below": (solved(then=written_below), FULL, "below the cell was taken"),
     "nothing written": (solved(then=written_nothing), FULL, "nothing was written"),
     "exits": (solved("exit()\nimport os; os._exit(0)"), NONE, "it ended the process, as exit() does"),
-    "kills": (solved("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), NONE, "it ended the process"),
+    "kills": (solved("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), NONE, ""),
     "endless": (solved("def climb(grads, rho):\n    while True: pass"), NONE, "it ran for more than 4 s"),
     "syntax": (solved("def climb(grads, rho)\n    return 1"), NONE, "SyntaxError"),
     "stub": (solved(STUBBED), NONE, "NotImplementedError: write your code here"),

@@ -220,7 +220,7 @@ def verdict(cell: dict, told: dict) -> tuple[str, str]:
     if "failed" in told:
         return told["failed"], ""
     if cell["kind"] != "call":
-        return re.sub(COLOUR, "", told.get("error", "")), ""
+        return re.sub(r"\s+", " ", re.sub(COLOUR, "", str(told.get("error", "")))), ""
     if told.get("missing"):
         return f"{', '.join(map(str, told['missing']))} is not defined", ""
     check = getattr(importlib.import_module(f"sam_lite.checks.{cell['module']}"), cell["check"])

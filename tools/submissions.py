@@ -152,7 +152,7 @@ def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, int]
     elif canvas := re.match(r"([^_]+)_(?:LATE_)?(\d+)_(\d+)(?:_|$)", lead):
         lead, copy = f"{canvas[1]}_{canvas[2]}", int(canvas[3]) * 1000 + min(copy, 999)
     student = re.sub(r"[^\w.@+ -]", "_", lead)[:100].strip(" ._-")
-    return (exercise, student or "unnamed", copy) if exercise or people else ("", student if at else "", copy)
+    return exercise, student or "unnamed", copy
 
 
 def _by_cells(content: bytes, parts: Mapping[str, set[str]]) -> str:
