@@ -103,6 +103,22 @@ def test_transverse_multiplier_is_seen_in_the_iterates():
     assert abs(w[1] / expected - 1) < 1e-8
 
 
+def test_a_step_of_sam_on_a_quadratic_is_one_of_gradient_descent_on_a_cone():
+    """J = f + rho |grad f|, whose kink at the minimum is why SAM cannot settle (lecture 8)."""
+    f, lr, rho = toys.quadratic(torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)), 0.2, 0.1
+
+    def cone(params):
+        return f(params) + rho * grad(f)(params)["w"].norm()
+
+    for w in torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64):
+        torch.testing.assert_close(sam_step(f, {"w": w}, lr, rho)["w"], w - lr * grad(cone)({"w": w})["w"])
+
+
+def test_without_normalization_sam_settles_at_the_minimum():
+    f = toys.quadratic(torch.diag(tensor(3.0, 1.0)))
+    assert sam(f, {"w": tensor(0.3, 0.5)}, 0.2, 0.1, 300, normalise=False)["w"].norm() < 1e-12
+
+
 # edge of stability
 
 
@@ -359,6 +375,19 @@ def test_diagonal_net_is_a_quarter_of_the_squared_error_of_a_product():
     for bad in (y[:5], y[:, None]):
         with pytest.raises(ValueError, match=r"x must be \(n, d\) and y \(n,\), got \(20, 30\) and"):
             toys.diagonal_net(x, bad)
+
+
+def test_the_trace_of_a_diagonal_net_that_fits_is_at_least_the_weighted_sum_of_beta():
+    """tr H = sum_j s_j (u_j^2 + v_j^2) / 2 >= sum_j s_j |u_j v_j|, equal for balanced weights (lecture 9)."""
+    x, _, beta = sparse_regression(2)
+    weights = (x**2).mean(0)
+    for scale in (1.0, 3.0):
+        u, v = scale * beta.abs().sqrt(), beta.sign() * beta.abs().sqrt() / scale
+        h = hessian(toys.diagonal_net(x, x @ beta))({"u": u, "v": v})
+        trace = h["u"]["u"].trace() + h["v"]["v"].trace()
+        torch.testing.assert_close(trace, (weights * (u**2 + v**2)).sum() / 2)
+        least = (weights * beta.abs()).sum()
+        assert trace > 1.5 * least if scale > 1 else abs(trace / least - 1) < 1e-12
 
 
 def test_n_sam_multiplies_the_sum_and_the_difference_of_a_diagonal_net():
