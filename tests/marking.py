@@ -20,7 +20,7 @@ from traitlets.config import Config
 
 from assignments import is_picture, role
 
-SECONDS = 60  # for one cell, as for nbgrader; then the fork is killed
+SECONDS = 240  # for one cell, on a machine that does other things, too; then the fork is killed
 NO_HISTORY = Config({"HistoryManager": {"enabled": False}})
 
 
