@@ -45,6 +45,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
+    if item.get_closest_marker("nightly") and not os.environ.get(ALL):
+        pytest.skip(f"one of many alike; {ALL}=1 runs all")
     for mark in item.iter_markers("when_changed"):
         if not due(*mark.args):
             pytest.skip(f"nothing changed of what it tests; {ALL}=1 runs it all the same")
