@@ -34,6 +34,7 @@ def fashion():
         missing("needs Fashion-MNIST: apt-get install dataset-fashion-mnist")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Tests of one file share a worker, and so the file's fixtures, unless a test names a group of its own."""
     for item in items:

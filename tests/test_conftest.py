@@ -152,3 +152,9 @@ def test_pytest_heeds_the_marker_and_says_how_to_run_what_it_skips(tmp_path):
     command = [sys.executable, "-m", "pytest", "-rs", "-p", "conftest", "-p", "plugin", "-p", "no:cacheprovider", "."]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert "1 passed, 1 skipped" in done.stdout and "SAM_LITE_ALL_TESTS=1 runs it" in done.stdout, done.stdout
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="there are no workers")
+def test_groups_reach_the_workers(request):
+    """Else tests of one file run on several workers, each with the file's fixtures, and in no order."""
+    assert request.node.nodeid.endswith("@test_conftest")
