@@ -42,7 +42,7 @@ test: all
 	$(MAKE) nbval
 
 nbval: all
-	TQDM_DISABLE=1 $(TESTS) --dist loadfile @tools/nbval.txt $(NOTEBOOKS) $(if $(SAM_LITE_ALL_TESTS),,--ignore=lectures/controls)
+	TQDM_DISABLE=1 $(TESTS) --dist loadfile @tools/nbval.txt $(NOTEBOOKS)
 
 check: all
 	$(RUN) -m ruff check .

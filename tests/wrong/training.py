@@ -228,7 +228,7 @@ MUTANTS = [
         "an error takes the records away",
         _CALLBACKS,
         "error.so_far = there = so_far()",
-        "error.so_far = None",
+        "error.so_far = there = None",
         "tests/test_train.py::test_an_error_of_the_user_takes_the_records_with_it[record]",
     ),
     (
