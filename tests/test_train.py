@@ -425,6 +425,7 @@ def test_an_error_of_the_user_takes_the_records_with_it(data, where):
         train(model, data, optimizer, batch_size=32, steps=50, record_every=2, **settings)
     if where == "criterion":
         hook.remove()
+    assert caught.value.so_far is not None
     records = caught.value.so_far.records
     assert records["step"].tolist() == (list(range(2, 11, 2)) if where == "record" else [2, 4])
     assert records["train_loss"].notna().all() and "so_far" in caught.value.__notes__[0]
