@@ -6,7 +6,6 @@ them. Each keeps its own seed, batches, learning rate, momentum, weight decay an
 `train.train` would give it alone, and is frozen when it reaches the loss it is to stop at, or diverges.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +20,7 @@ from torch.func import vmap
 from sam_lite import callbacks, require, stacked, starting
 from sam_lite.data import Data, batches
 from sam_lite.params import Params, add, count
+from sam_lite.plan import Plan, plan_of
 from sam_lite.sam import ascent as steepest_ascent
 from sam_lite.updates import UPDATES
 
@@ -100,17 +100,15 @@ def train_ensemble(
     """
     seeds = starting.seeds_of(seeds)
     n_models, n_train = len(seeds), len(data.x_train)
-    batch_size, steps = require.whole("batch_size", batch_size, most=n_train), require.whole("steps", steps)
-    every = max(25, n_train // batch_size) if check_every is None else require.whole("check_every", check_every)
-    record_every = require.whole("record_every", record_every) if record_every is not None else 0  # 0: never
-    stop_loss = None if stop_loss is None else require.number("stop_loss", stop_loss, above=0)
+    plan = plan_of(n_train, batch_size, steps, check_every, record_every, stop_loss)
+    batch_size, steps = plan.batch_size, plan.steps
     hyper = starting.settings(n_models, lr=lr, momentum=momentum, weight_decay=weight_decay, rho=rho, dropout=dropout)
     model, start = starting.models(make, data, seeds, start)
     outputs = starting.outputs_of(model, data, start, batch_size, criterion)
     chunk = _chunk(start) if chunk is None else require.whole("chunk", chunk)
     groups = torch.arange(n_models).split(chunk)
     advance = _advance(model, data, batch_size, hyper, optimizer, ascent, schedule, criterion)
-    look = partial(_look, outputs, data, criterion, record, stop_loss, steps)
+    look = partial(_look, outputs, data, criterion, record, plan)
     run = _Run({name: p.clone() for name, p in start.items()}, torch.zeros(n_models, dtype=torch.int64), [])
     table = pd.DataFrame({"seed": seeds, "batch_size": batch_size, "optimizer": optimizer, **hyper})
     done = lambda status: _ensemble(run, start, table, n_train, status)  # noqa: E731
@@ -124,8 +122,8 @@ def train_ensemble(
                     for step in range(1, steps + 1):
                         advance(group, step)
                         tell(1)
-                        recorded = record_every > 0 and step % record_every == 0
-                        if recorded or step % every == 0 or step == steps:
+                        recorded = plan.recorded(step)
+                        if recorded or plan.checked(step):
                             ended = look(group, recorded, run.rows)
                             if group.keep(~ended, run) == 0:
                                 break
@@ -166,12 +164,10 @@ def _ensemble(run: _Run, start: Params, table: pd.DataFrame, n_train: int, statu
     return Ensemble(run.params, start, table.join(last), records.drop(columns="status"))
 
 
-def _look(
-    outputs, data: Data, criterion, record, stop_loss, steps: int, group: "_Group", recorded: bool, rows
-) -> Tensor:
+def _look(outputs, data: Data, criterion, record, plan: Plan, group: "_Group", recorded: bool, rows) -> Tensor:
     """Which models of the group have ended, (n,) bool; adds a row for each of these, or of all when it is `recorded`."""
     fit = stacked.evaluate(outputs, group.params, data.x_train, data.y_train, criterion)
-    status = [_status(loss, stop_loss, group.step == steps) for loss in fit[0].tolist()]
+    status = [plan.status(loss, group.step) for loss in fit[0].tolist()]
     ended = torch.tensor([s != "" for s in status])
     if recorded or ended.any():
         who = (ended | recorded).nonzero().flatten()
@@ -269,14 +265,6 @@ def _climbed(group: _Group, grads: Params, ascent: Callable) -> Params:
     """The weights from which SAM descends, every norm and rho being one model's own; what is frozen stays."""
     learned = {name: group.params[name] for name in grads}
     return group.params | add(learned, vmap(ascent)(grads, learned, group.hyper["rho"]))
-
-
-def _status(loss: float, stop_loss: float | None, last: bool) -> str:
-    if not math.isfinite(loss):
-        return "diverged"
-    if stop_loss is not None and loss <= stop_loss:
-        return "stop_loss"
-    return "steps" if last else ""
 
 
 def _chunk(start: Params) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sam_lite import callbacks, require
 from sam_lite.checkpoint import resume, save, settings_of
 from sam_lite.data import Data, batches, floats
+from sam_lite.plan import plan_of
 
 COLUMNS = ["step", "epoch", "gradients", "train_loss", "train_acc", "test_loss", "test_acc"]
 
@@ -85,39 +86,42 @@ def train(
     ('steps', [20, 40, 60])
     """
     n = len(data.x_train)
-    batch_size, steps = require.whole("batch_size", batch_size, most=n), require.whole("steps", steps)
-    every = max(25, n // batch_size) if check_every is None else require.whole("check_every", check_every)
-    record_every = require.whole("record_every", record_every) if record_every is not None else 0  # 0: never
-    stop_loss = None if stop_loss is None else require.number("stop_loss", stop_loss, above=0)
+    plan = plan_of(n, batch_size, steps, check_every, record_every, stop_loss)
     _check(model, data, optimizer, criterion)
     batch, rows, status = _Batch(model, optimizer, criterion, autocast), [], ""
     path = checkpoint and Path(checkpoint).expanduser()
-    fixed = {"batch_size": batch_size, "seed": require.seed(seed), "autocast": bool(autocast), "criterion": criterion}
-    fixed |= {"schedule": schedule, "record_every": record_every}
+    fixed: dict[str, Any] = {"batch_size": plan.batch_size, "seed": require.seed(seed), "autocast": bool(autocast)}
+    fixed |= {"criterion": criterion, "schedule": schedule, "record_every": record_every}
     settings = settings_of(model, data, optimizer, **fixed) if path else {}
     if path and not path.parent.is_dir():
         raise require.error("checkpoint", "a file in a folder that is there", str(path), "make that folder first")
     parts = {"model": model, "optimizer": optimizer}
+
+    def ended(now: dict) -> str:
+        """The status at a look; the end has a row."""
+        found = plan.status(now["train_loss"], now["step"])
+        if found and not (rows and rows[-1]["step"] == now["step"]):
+            rows.append(now | _recorded(record, now["step"], model))
+        return found
+
     with (
-        callbacks.bar(progress, total=steps) as tell,
+        callbacks.bar(progress, total=plan.steps) as tell,
         _seeded(data.x_train.device, seed) as generators,
         _mode(model, True),
         _scheduled(optimizer, schedule) as set_rate,
-        callbacks.kept(lambda: Training(_records(rows, batch_size, n), "error") if rows else None),
+        callbacks.kept(lambda: Training(_records(rows, plan.batch_size, n), "error") if rows else None),
     ):
         try:
             if path and path.exists():
-                *rows, now = resume(path, settings, parts, generators, steps)
+                *rows, now = resume(path, settings, parts, generators, plan.steps)
                 batch.step, batch.gradients = now["step"], now["gradients"]
                 tell(batch.step)
-                if (status := _status(now, steps, stop_loss)) and (not rows or rows[-1]["step"] < batch.step):
-                    rows.append(now | _recorded(record, batch.step, model))
-            for index in () if status else islice(_stream(data, batch_size, seed), batch.step, None):
+                status = ended(now)
+            for index in () if status else islice(_stream(data, plan.batch_size, seed), batch.step, None):
                 set_rate(batch.step)
                 batch.take(data.x_train[index], data.y_train[index])
                 tell(1)
-                recorded = record_every > 0 and batch.step % record_every == 0
-                checked = batch.step % every == 0 or batch.step == steps
+                recorded, checked = plan.recorded(batch.step), plan.checked(batch.step)
                 if not (recorded or checked):
                     continue
                 now = batch.counts() | _measures(model, data, criterion)
@@ -125,16 +129,14 @@ def train(
                     rows.append(now | _recorded(record, batch.step, model))
                 if checked and path:
                     save(path, settings, parts, generators, [*rows, now])
-                if status := _status(now, steps, stop_loss):
-                    if not recorded:
-                        rows.append(now | _recorded(record, batch.step, model))
+                if status := ended(now):
                     break
         except KeyboardInterrupt:
             status = "stopped"
         except _NotFinite:
             status = "diverged"
             rows.append(batch.counts())
-    return Training(_records(rows, batch_size, n), status)
+    return Training(_records(rows, plan.batch_size, n), status)
 
 
 class _NotFinite(Exception):
@@ -210,29 +212,22 @@ def _records(rows: list[dict], batch_size: int, n: int) -> pd.DataFrame:
     return records
 
 
-def _status(row: dict, steps: int, stop_loss: float | None) -> str:
-    if not math.isfinite(row["train_loss"]):
-        return "diverged"
-    if stop_loss is not None and row["train_loss"] <= stop_loss:
-        return "stop_loss"
-    return "steps" if row["step"] == steps else ""
-
-
 @contextmanager
 def _scheduled(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float] | None) -> Iterator[Callable]:
     """Yields a function of the step that sets the learning rates; at the end they are what they were."""
+    if schedule is None:
+        yield lambda step: None
+        return
     rates = [group["lr"] for group in optimizer.param_groups]
 
-    def set_rate(step: int, factor: float | None = None) -> None:
-        if schedule is not None:
-            factor = require.number("what schedule returns", schedule(step), least=0) if factor is None else factor
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = factor * rate
+    def scale(factor: float) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = factor * rate
 
     try:
-        yield set_rate
+        yield lambda step: scale(require.number("what schedule returns", schedule(step), least=0))
     finally:
-        set_rate(0, 1.0)
+        scale(1.0)
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def pressed_train(page):
     page.wait_for_function("() => parseFloat(document.querySelector('.progress-bar').style.width) > 0")
 
 
-def test_stop_is_heard_within_a_second_and_the_kernel_is_usable(opened):
+def test_stop_is_heard_and_the_kernel_is_usable(opened):
     page = opened(BATCH, "print('still', 'here')")
     browser.run_cell(page, 0)
     page.locator(PICTURE).wait_for()

@@ -125,7 +125,7 @@ def lab(course):
 
 
 def site(course):
-    (course / "_site" / "one.html").write_text("old", encoding="utf-8")
+    (course / "_site" / "one.html").unlink()
     assert str(course / "_site" / "index.html") in make(course, "site")
     assert "<math" in (course / "_site" / "one.html").read_text(encoding="utf-8")
 

@@ -3,6 +3,7 @@
 _TRAIN, _CHECKPOINT = "sam_lite/train.py", "sam_lite/checkpoint.py"
 _STARTING, _CALLBACKS, _DESCRIBE = "sam_lite/starting.py", "sam_lite/callbacks.py", "sam_lite/describe.py"
 _ENSEMBLE, _UPDATES, _STACKED = "sam_lite/ensemble.py", "sam_lite/updates.py", "sam_lite/stacked.py"
+_PLAN = "sam_lite/plan.py"
 _DATA, _MODELS, _IMAGES = "sam_lite/data.py", "sam_lite/models.py", "sam_lite/images.py"
 
 MUTANTS = [
@@ -37,15 +38,15 @@ MUTANTS = [
     (
         "the last rate of a schedule stays",
         _TRAIN,
-        "set_rate(0, 1.0)",
+        "scale(1.0)",
         "pass",
         "tests/test_train.py::test_a_schedule_multiplies_the_rates_as_torchs_scheduler_does_and_is_gone_afterwards",
     ),
     (
         "a row does not end a training",
         _TRAIN,
-        "if status := _status(now, steps, stop_loss):",
-        "if checked and (status := _status(now, steps, stop_loss)):",
+        "if status := ended(now):",
+        "if checked and (status := ended(now)):",
         "tests/test_train.py::test_a_row_can_end_it_too_as_in_an_ensemble",
     ),
     (
@@ -57,16 +58,16 @@ MUTANTS = [
     ),
     (
         "stops above the loss",
-        _TRAIN,
-        'row["train_loss"] <= stop_loss',
-        'row["train_loss"] >= stop_loss',
+        _PLAN,
+        "loss <= self.stop_loss",
+        "loss >= self.stop_loss",
         "tests/test_train.py::test_it_stops_at_a_loss",
     ),
     (
         "stops by the test loss",
         _TRAIN,
-        'row["train_loss"] <= stop_loss',
-        'row["test_loss"] <= stop_loss',
+        'plan.status(now["train_loss"]',
+        'plan.status(now["test_loss"]',
         "tests/test_train.py::test_it_stops_at_a_loss",
     ),
     (
@@ -108,8 +109,8 @@ MUTANTS = [
     (
         "batches start again on resume",
         _TRAIN,
-        "islice(_stream(data, batch_size, seed), batch.step, None)",
-        "islice(_stream(data, batch_size, seed), 0, None)",
+        "islice(_stream(data, plan.batch_size, seed), batch.step, None)",
+        "islice(_stream(data, plan.batch_size, seed), 0, None)",
         "tests/test_train.py::test_interrupted_and_resumed_is_uninterrupted[sgd-False]",
     ),
     (
@@ -164,15 +165,15 @@ MUTANTS = [
     (
         "resumed with another schedule",
         _TRAIN,
-        '{"schedule": schedule, "record_every": record_every}',
-        '{"record_every": record_every}',
+        '"schedule": schedule, "record_every"',
+        '"record_every"',
         "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[number of the schedule]",
     ),
     (
         "resumed with another criterion",
         _TRAIN,
-        '"criterion": criterion}',
-        '"criterion": ""}',
+        '"criterion": criterion,',
+        '"criterion": "",',
         "tests/test_train.py::test_what_a_run_was_is_what_it_goes_on_as[criterion]",
     ),
     (
@@ -289,8 +290,8 @@ MUTANTS = [
     ),
     (
         "stop loss ignored",
-        _ENSEMBLE,
-        "loss <= stop_loss",
+        _PLAN,
+        "loss <= self.stop_loss",
         "loss < 0",
         "tests/test_ensemble.py::test_a_member_is_frozen_when_it_reaches_the_loss",
     ),
@@ -338,7 +339,7 @@ MUTANTS = [
     ),
     (
         "a diverged member goes on",
-        _ENSEMBLE,
+        _PLAN,
         'return "diverged"',
         'return ""',
         "tests/test_ensemble.py::test_a_diverged_member_is_marked_and_poisons_nobody",
