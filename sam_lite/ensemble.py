@@ -197,7 +197,7 @@ def _advance(model, data: Data, batch_size: int, hyper: dict, optimizer: str, as
         grads = gradient(group.params, *batch)
         if group.uses["rho"]:
             grads = gradient(_climbed(group, grads, ascent), *batch)
-        factor = require.number("what schedule returns", schedule(step - 1)) if schedule else 1.0
+        factor = require.number("what schedule returns", schedule(step - 1), least=0) if schedule else 1.0
         update(group, grads, step, factor)
         group.step = step
 

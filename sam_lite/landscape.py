@@ -8,25 +8,15 @@ ValueError for no numbers or numbers that are not finite, for names or shapes th
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from sam_lite import pure, require
-from sam_lite.params import Loss, Params, add, dot, from_vector, member, norm
+from sam_lite.params import Loss, Params, add, dot, norm
 
 Values: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
-
-
-class Trajectory(NamedTuple):
-    """A run on a plane. Where `in_plane` is far from `losses`, the plane does not show the run."""
-
-    axes: tuple[Params, Params]  # orthonormal
-    coordinates: Tensor  # (n_points, 2), (0, 0) at the last point
-    explained: Tensor  # (2,) share of the variance along each axis; nan if nothing moves
-    losses: Values  # (n_points,) at the points
-    in_plane: Values  # (n_points,) at their projections
 
 
 @torch.no_grad()
@@ -85,25 +75,6 @@ def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tu
 
     first, second = ({name: draw(w) for name, w in params.items()} for _ in range(2))
     return first, second, dot(first, second) / (norm(first) * norm(second))
-
-
-@torch.no_grad()
-def trajectory(loss: Loss, points: Params) -> Trajectory:
-    """The run `points` (n_points, *shape) on the plane through its last point along its two principal directions.
-
-    Directions and explained variance are PCA's, about the mean; each axis points from the run's end to its start.
-    """
-    rows = torch.cat([p.reshape(len(p), -1) for p in points.values()], 1)  # (n_points, n_params)
-    run = [member(points, i) for i in range(len(rows))]
-    if len(rows) < 3 or rows.shape[1] < 2:
-        raise ValueError(f"points must be 3 or more of 2 or more weights to span a plane, got {tuple(rows.shape)}")
-    _check_repeats(loss, run[-1])
-    _, sizes, axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    axes = axes[:2] * torch.where(axes[:2] @ (rows[0] - rows[-1]) < 0, -1, 1)[:, None]
-    coordinates = (rows - rows[-1]) @ axes.T
-    first, second, *projected = [from_vector(v, run[-1]) for v in [*axes, *(rows[-1] + coordinates @ axes)]]
-    losses, in_plane = (_stack([loss(p) for p in where]) for where in (run, projected))
-    return Trajectory((first, second), coordinates, sizes[:2] ** 2 / (sizes**2).sum(), losses, in_plane)
 
 
 def _stack(values: Sequence) -> Any:

@@ -15,35 +15,7 @@ from scipy.stats import kendalltau
 from sam_lite import require
 
 Axes = Sequence[str]
-COLUMNS = ("tau", "psi", "cmi", "error_mean", "error_p90", "error_max", "models")
 Statistic = Callable[[pd.DataFrame], float]
-
-
-def rank_correlation(
-    table: pd.DataFrame, measures: Sequence[str], axes: Axes, *, gap: str = "gap", n_test: int | None = None
-) -> pd.DataFrame:
-    """A row per measure: tau, psi and psi along each axis, cmi, number of models; sign errors where `n_test` is given.
-
-    n_test: test points behind the gap, which say what differences are no chance. Raises ValueError for columns that
-    are not there and axes that have one value only.
-    """
-    for name in measures:
-        _usable(table, name, gap, axes)
-    for axis in axes:
-        if len(_levels(table, axis)[1]) < 2:
-            raise ValueError(f"axis {axis!r} must have two values or more, got {table[axis].unique().tolist()}")
-    if clash := [axis for axis in axes if axis in COLUMNS]:
-        raise ValueError(f"axis {clash[0]!r} has the name of an answer ({', '.join(COLUMNS)}); rename that column")
-    rows = {}
-    for name in measures:
-        along = {axis: granulated(table, name, axis, axes, gap=gap) for axis in axes}
-        row = {"tau": tau(table, name, gap=gap), "psi": pd.Series(along).mean(), **along}
-        row["cmi"] = cmi(table, name, axes, gap=gap)
-        if n_test is not None:
-            errors = sign_errors(table, name, axes, n_test=n_test, gap=gap)["error"]
-            row |= {"error_mean": errors.mean(), "error_p90": errors.quantile(0.9), "error_max": errors.max()}
-        rows[name] = row | {"models": len(_usable(table, name, gap))}
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def tau(table: pd.DataFrame, measure: str, *, gap: str = "gap") -> float:

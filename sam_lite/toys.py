@@ -26,22 +26,6 @@ def ravine(height: Callable[[Tensor], Tensor]) -> Loss:
     return lambda params: height(params["z"]) * params["w"] ** 2 / 2
 
 
-def double_well(sharp: float, flat: float) -> Loss:
-    """Two equally deep minima of {"w": (d,)}: at (-1, 0, ...) the Hessian is sharp I, at (1, 0, ...) it is flat I.
-
-    c(w1) ((w1^2 - 1)^2 / 8 + (w2^2 + ... + wd^2) / 2), where c runs from sharp to flat like a sine and is constant
-    outside: nothing else attracts. Raises ValueError for curvatures that are not positive.
-    """
-    sharp, flat = require.number("sharp", sharp, above=0), require.number("flat", flat, above=0)
-
-    def loss(params: Params) -> Tensor:
-        first, rest = params["w"][0], params["w"][1:]
-        curvature = (sharp + flat) / 2 - (sharp - flat) / 2 * torch.sin(first.clamp(-1, 1) * math.pi / 2)
-        return curvature * ((first**2 - 1) ** 2 / 8 + (rest**2).sum() / 2)
-
-    return loss
-
-
 def wen_curvatures(x: Tensor) -> tuple[Tensor, Tensor]:
     """F1 = x1^2 + 6 x2^2 + 8 and F2 = 4 (1 - x1)^2 + (1 - x2)^2 + 1 at x (4,); F1 > F2 on the unit square.
 
@@ -116,16 +100,6 @@ def saddle_multiplier(lr: float, rho: float, c: float) -> float:
     """What a step of un-normalised SAM multiplies y by at the saddle (x^2 - c y^2) / 2: less than 1 if rho c > 1."""
     _check(lr, rho, c=c)
     return 1 + lr * c * (1 - rho * c)
-
-
-def saddle_capture(lr: float, rho: float, c: float, y: float) -> bool:
-    """Whether SAM from (0, y) stays at the saddle (x^2 - c y^2) / 2: if |y| < rho, for lr c <= 1 (else ValueError).
-
-    |y| - rho grows by the factor 1 + lr c a step until y changes sign; from then on |y| <= lr c rho.
-    """
-    _check(lr, rho, y=y)
-    require.number("lr * c", lr * c, above=0, most=1, remedy="lower lr")
-    return abs(y) < rho
 
 
 def limiting_sharpness(hessian: Tensor, *, tolerance: float = 1e-8) -> dict[str, Tensor]:

@@ -759,8 +759,9 @@ class Stop:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (dict(schedule=lambda step: None), "what schedule returns must be a finite number, got None"),
-        (dict(schedule=lambda step: float("nan")), "what schedule returns must be a finite number, got nan"),
+        (dict(schedule=lambda step: None), "what schedule returns must be a finite number >= 0, got None"),
+        (dict(schedule=lambda step: float("nan")), "what schedule returns must be a finite number >= 0, got nan"),
+        (dict(schedule=lambda step: -0.5), "what schedule returns must be a finite number >= 0, got -0.5"),
         (
             dict(criterion=lambda out, y: 1.0),
             "criterion must be a function that returns the loss, a tensor without dim",

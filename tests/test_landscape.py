@@ -4,13 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import sklearn.decomposition
 import torch
 from torch import nn
 from torch.func import vmap
 
 from sam_lite import landscape
-from sam_lite.params import add, count, dot, from_vector, loss_of, norm, params_of, stack, to_vector
+from sam_lite.params import count, from_vector, loss_of, params_of, stack, to_vector
 
 ALPHAS = [-1.0, -0.25, 0.0, 0.3, 0.5, 1.0, 2.0]
 
@@ -96,7 +95,6 @@ def test_a_random_loss_has_no_landscape_and_one_of_plain_numbers_has():
         for call in (
             lambda: landscape.line(loss, start, end, [0.5]),  # noqa: B023
             lambda: landscape.plane(loss, start, end, end, [0.5], [0.1]),  # noqa: B023
-            lambda: landscape.trajectory(loss, stack([start, end, start])),  # noqa: B023
         ):
             with pytest.raises(ValueError, match="loss must not be random"):
                 call()
@@ -214,49 +212,3 @@ def test_directions_refuse_what_cannot_move():
         landscape.random_directions({"a": torch.ones(2, 2)}, 0, vectors="ones")
     with pytest.raises(ValueError, match="params must have a filter to move, got vectors only; use vectors='scale'"):
         landscape.random_directions({"a": torch.ones(2)}, 0)
-
-
-def test_trajectory_has_the_axes_and_the_explained_variance_of_pca():
-    points = {"a": double(6, 3, 2), "b": double(6, 4, seed=1), "c": double(6, seed=2)}
-    found = landscape.trajectory(lambda p: square(p) + p["c"] ** 2, points)
-    rows = torch.cat([points["a"].reshape(6, 6), points["b"], points["c"][:, None]], 1)
-    pca = sklearn.decomposition.PCA(2).fit(rows.numpy())
-    torch.testing.assert_close(found.explained, torch.from_numpy(pca.explained_variance_ratio_))
-    axes = torch.stack([to_vector(axis) for axis in found.axes])
-    torch.testing.assert_close(axes @ axes.T, torch.eye(2, dtype=torch.float64))
-    torch.testing.assert_close((axes @ torch.from_numpy(pca.components_).T).abs(), torch.eye(2, dtype=torch.float64))
-    torch.testing.assert_close(found.coordinates, (rows - rows[-1]) @ axes.T)
-    assert (found.coordinates[-1] == 0).all() and (found.coordinates[0] > 0).all()
-
-
-def test_trajectory_gives_the_true_loss_beside_that_in_the_plane():
-    points = {"a": double(6, 3, 2), "b": double(6, 4, seed=1)}
-    found = landscape.trajectory(square, points)
-    last = {name: p[-1] for name, p in points.items()}
-    for i, (s, t) in enumerate(found.coordinates):
-        torch.testing.assert_close(found.losses[i], square({name: p[i] for name, p in points.items()}))
-        projected = add(add(last, found.axes[0], s), found.axes[1], t)
-        torch.testing.assert_close(found.in_plane[i], square(projected))
-    assert found.in_plane[-1] == found.losses[-1]
-    assert (found.in_plane - found.losses)[:-1].abs().min() > 1e-3  # ten weights do not fit on a plane
-    assert found.explained.sum() < 0.9
-
-
-def test_trajectory_on_a_plane_is_explained_whole():
-    center, first = pair()
-    second = pair(seed=5)[0]
-    run = [add(add(center, first, s), second, t) for s, t in ((0, 3), (1, 2), (2, 0.5), (2, 0))]
-    found = landscape.trajectory(square, stack(run))
-    torch.testing.assert_close(found.explained.sum().item(), 1.0)
-    torch.testing.assert_close(found.in_plane, found.losses)
-    span = add(run[0], run[-1], -1)
-    torch.testing.assert_close((found.coordinates[0] ** 2).sum(), dot(span, span))
-    torch.testing.assert_close(norm(found.axes[1]).item(), 1.0)
-
-
-def test_trajectory_needs_three_points_of_two_weights():
-    message = r"points must be 3 or more of 2 or more weights to span a plane, got \({}\)"
-    with pytest.raises(ValueError, match=message.format("2, 6")):
-        landscape.trajectory(square, {"a": torch.ones(2, 3, 2)})
-    with pytest.raises(ValueError, match=message.format("5, 1")):
-        landscape.trajectory(square, {"a": torch.ones(5)})

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from sam_lite import hessian, landscape, measures, sharpness
 from sam_lite.batchnorm import loss_between
-from sam_lite.params import add, load_params, loss_of, params_of, stack
+from sam_lite.params import add, load_params, loss_of, params_of
 from sam_lite.pure import untouched
 from sam_lite.sam import m_sam_gradient, sam_gradient
 
@@ -153,7 +153,6 @@ FUNCTIONS = {
     "line": lambda loss, p, model: landscape.line(loss, p, add(p, p), [0, 0.5]),
     "plane": lambda loss, p, model: landscape.plane(loss, p, p, p, [0, 0.1], [0]),
     "random_directions": lambda loss, p, model: landscape.random_directions(p, 0),
-    "trajectory": lambda loss, p, model: landscape.trajectory(loss, stack([p, add(p, p), add(p, p, -0.3)])),
     "loss_between, interpolated": lambda loss, p, model: loss_between(model, model, X, Y, "interpolate")(p),
     "loss_between, recomputed": lambda loss, p, model: loss_between(model, model, X, Y, X)(p),
     "an error in the loss": lambda loss, p, model: pytest.raises(

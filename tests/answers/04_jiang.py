@@ -133,7 +133,10 @@ def tau_b(measure, gap):
             "along": "def along(table, measure, axis, axes):\n    return ranking.granulated(table, measure, axis, axes)",
             "profile": """
 def profile(table, names, axes):
-    return ranking.rank_correlation(table, names, axes)[["psi", *axes]].rename(columns={"psi": "Psi"})
+    rows = {name: {axis: ranking.granulated(table, name, axis, axes) for axis in axes} for name in names}
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    found.insert(0, "Psi", found.mean(axis=1))
+    return found
 """,
             "sign_errors": """
 def sign_errors(table, measure, axis, axes):

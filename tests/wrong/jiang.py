@@ -155,7 +155,7 @@ MUTANTS = [
         _RANKING,
         "np.isfinite(numbers[measure]) &",
         "numbers[measure].notna() &",
-        _R + "rank_correlation_is_a_row_of_all_answers_and_skips_what_is_not_finite",
+        _R + "what_is_not_finite_takes_no_part",
     ),
     (
         "rows drawn one by one",
