@@ -91,6 +91,7 @@ def worst_z(xs, ys):
     return np.abs(means).max(), np.abs(covariances[:10]).max(), np.abs(covariances[10]).max()
 
 
+@pytest.mark.slow
 def test_mnist1d_has_the_class_means_and_covariances_of_the_mnist1d_package(ours):
     x, y = peer_mnist1d(6000, seed=42)
     assert_same_distribution((ours.x_train.numpy(), x), (ours.y_train.numpy(), y))

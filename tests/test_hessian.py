@@ -253,6 +253,7 @@ def test_a_diverged_model_does_not_spoil_its_neighbours():
     assert top_eigenvalues(loss, bad).values.isnan().all() and trace(loss, bad).mean.isnan()
 
 
+@pytest.mark.slow
 def test_a_list_of_losses_means_their_mean():
     model, x, y, loss = relu_net()
     params, chunks = params_of(model), [loss_of(model, x[i::4], y[i::4]) for i in range(4)]
@@ -267,6 +268,7 @@ def test_a_list_of_losses_means_their_mean():
 # trace and density
 
 
+@pytest.mark.slow
 def test_trace_comes_with_its_standard_error():
     params, loss = tanh_net()
     hessian = autograd_hessian(loss, params)
@@ -314,6 +316,7 @@ def test_density_is_one_and_carries_the_moments(steps):
         close((found.weights * found.nodes**3).sum(), third, 1e-9)
 
 
+@pytest.mark.slow
 def test_density_of_all_coordinates_is_the_spectrum():
     """With the unit vectors as probes, were they signs, it is exact; averaged over many signs it comes near."""
     params, loss = tanh_net()

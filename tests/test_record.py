@@ -110,6 +110,7 @@ def test_progress_bars_are_silent_in_a_recording(tmp_path):
     assert record.main([str(path)]) == 0
 
 
+@pytest.mark.slow
 def test_where_the_home_cannot_be_written_matplotlib_and_ipython_get_a_folder(tmp_path, monkeypatch):
     source = "import os\n\nprint({'MPLCONFIGDIR', 'IPYTHONDIR'} <= os.environ.keys())"
     path = write(tmp_path / "lectures" / "a.ipynb", source)
@@ -251,6 +252,7 @@ def test_another_sample_changes_digits_and_the_word_close_and_neither_counts(mon
 # ---- what is recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "bounds", "said"),
     [
@@ -273,6 +275,7 @@ def test_only_settled_verdicts_are_recorded(tmp_path, capsys, values, bounds, sa
     assert (path.read_bytes() == before) == (said is not None)
 
 
+@pytest.mark.slow
 def test_one_claim_that_stands_twice_in_a_notebook_is_refused(tmp_path, capsys):
     path = write(tmp_path / "one.ipynb", SHOW, SHOW)
     before = path.read_bytes()
@@ -281,6 +284,7 @@ def test_one_claim_that_stands_twice_in_a_notebook_is_refused(tmp_path, capsys):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_verdict_beside_a_clock_is_refused(tmp_path, capsys):
     clock = "import time\nstart = time.perf_counter()\n" + SHOW
     assert record.main([str(write(tmp_path / "one.ipynb", clock))]) == 1
@@ -290,6 +294,7 @@ def test_a_verdict_beside_a_clock_is_refused(tmp_path, capsys):
 # ---- for a reader
 
 
+@pytest.mark.slow
 def test_a_verdict_that_differs_here_is_told_a_reader_and_is_an_error_to_check(tmp_path, capsys):
     path, site = write(tmp_path / "one.ipynb", "# One", SHOW, "3 * 7"), tmp_path / "site"
     assert record.main([str(path)]) == 0
@@ -316,6 +321,7 @@ def test_a_verdict_that_differs_here_is_told_a_reader_and_is_an_error_to_check(t
     assert "CHANGED" in said and "-| ✗ | Wide is flat" in said and "+| ✓ | Wide is flat" in said
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_named_to_a_reader_and_the_other_pages_are_there(tmp_path, capsys):
     bad, good = write(tmp_path / "a.ipynb", "unknown_name"), write(tmp_path / "b.ipynb", "'fine ' * 2")
     site = tmp_path / "site"
@@ -457,6 +463,7 @@ def test_bad_arguments_are_named(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_kernel_that_cannot_start_is_tried_three_times(tmp_path, monkeypatch):
     """As when another program takes one of its ports; here it has no library."""
     tried, execute = [], running.NotebookClient.async_execute

@@ -508,6 +508,7 @@ def test_a_buffer_that_asks_for_gradients_is_frozen_as_well():
 # Compilers
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler
 def test_a_compiled_step_is_the_step():

@@ -468,6 +468,7 @@ def test_ascent_sharpness_takes_any_ascent():
     close(found.direction["w"], 0.1 * c.sign())
 
 
+@pytest.mark.slow
 def test_m_sharpness_is_the_mean_over_batches():
     params, whole, model, x, y = relu_net()
     losses = [loss_of(model, x[i::4], y[i::4]) for i in range(4)]

@@ -93,6 +93,7 @@ def test_a_sample_of_it_is_made_again(table):
         assert abs(ratio.mean()) < 0.02 + 4 * ratio.std() / len(ratio) ** 0.5, (name, ratio.to_list())
 
 
+@pytest.mark.slow
 def test_a_group_has_a_row_per_network_in_the_order_of_the_grid(small):
     table = study.group(
         16, 2, 20, "adam", 0.0, lr_levels=[0, 2], weight_decays=[0.0], seeds=[7, 8], data=small, samples=2
@@ -154,6 +155,7 @@ def test_optimizers_are_what_they_are_called(small, monkeypatch):
     assert all(k["dropout"] == 0.02 and k["weight_decay"] == [1e-4] and k["stop_loss"] == 0.01 for k in seen)
 
 
+@pytest.mark.slow
 def test_the_test_points_have_no_part_in_training(small):
     other = Data(small.x_train, small.y_train, small.x_test.flip(0), small.y_test)
     a, b = (

@@ -287,6 +287,7 @@ HOLDER = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(tables.fcntl is None, reason="this system has no such locks")
 def test_a_second_process_is_told_of_the_first_and_a_killed_one_leaves_no_lock(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path)]
@@ -391,6 +392,7 @@ def test_a_damaged_file_is_named_and_made_anew(tmp_path, capsys, damage):
     assert f"{path} is damaged and will be made anew" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_that_reads_as_another_number_is_found(tmp_path, capsys):
     sweep.run(work, JOBS[:1], tmp_path)
     (path,) = tmp_path.glob("*.parquet")
@@ -506,6 +508,7 @@ FULL = """
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_whole_is_not_written_and_said(tmp_path):
     def run(how):
         command = [sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path), how]

@@ -298,6 +298,7 @@ def test_gradient_descent_stays_where_it_meets_the_minima():
     assert (x[:2] - tensor(0.54, 0.49)).abs().max() < 1e-3 and x[2:].abs().max() < 1e-8
 
 
+@pytest.mark.slow
 def test_one_sam_finds_the_least_trace():
     """papers.md 6.4: batch size 1 settles around (0.8, 1/7), with an error in lr that extrapolation removes."""
     chains, rho, steps = 96, 0.3, 1200
@@ -362,6 +363,7 @@ def test_n_sam_multiplies_the_sum_and_the_difference_of_a_diagonal_net():
     torch.testing.assert_close(new["u"] - new["v"], (u - v) * (1 + lr * after * (1 - rho * g)), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_sam_finds_sparser_diagonal_nets_than_gradient_descent():
     """papers.md 8.2 (Andriushchenko, Flammarion 2022), in each of five draws of the data."""
     x, y, beta = map(torch.stack, zip(*map(sparse_regression, range(5)), strict=True))

@@ -100,6 +100,7 @@ def test_every_control_shows_a_picture_over_its_whole_range(name, shown):
         one.value = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_the_alternative_text_goes_with_the_picture(name, shown):
     widget = MAKE[name]()
@@ -110,6 +111,7 @@ def test_the_alternative_text_goes_with_the_picture(name, shown):
     assert alt(widget) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_a_static_twin_stands_above_and_the_page_has_no_other_picture(name, shown):
     MAKE[name]()
@@ -119,6 +121,7 @@ def test_a_static_twin_stands_above_and_the_page_has_no_other_picture(name, show
     assert view["text/plain"] == "Run this cell to move the controls."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_the_kept_background_and_the_marks_make_the_whole_figure(name, shown):
     """The same pixels as the static twin, which matplotlib drew as a whole."""
@@ -127,6 +130,7 @@ def test_the_kept_background_and_the_marks_make_the_whole_figure(name, shown):
     assert (abs(pixels(widget).astype(int) - twin).max(2) > 40).mean() < 0.02  # marks lie above the legend now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flat", "step", "bouncing"])
 def test_slider_and_number_box_agree_both_ways(name, shown):
     for row in rows(MAKE[name]()):
@@ -140,6 +144,7 @@ def test_slider_and_number_box_agree_both_ways(name, shown):
         assert slider.description and box.tooltip.startswith(slider.description)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch", "measure", "rho"])
 def test_slider_and_list_agree_both_ways(name, shown):
     for slider, box in (row.children for row in rows(MAKE[name]()) if len(row.children) == 2):
@@ -352,6 +357,7 @@ def test_two_copies_train_side_by_side(shown):
     assert [log for _, log in pairs] == [[], [1.0]]
 
 
+@pytest.mark.slow
 def test_the_batch_explorer_trains_the_setting_it_shows(shown, monkeypatch):
     monkeypatch.setattr(grids, "UPDATES", 640)  # 20 steps for 1,000 points and as many epochs
     widget = explore_networks.batch_explorer()
