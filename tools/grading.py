@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 import confine
 import feedback
 import gradebook
+import written
 from assignments import blank, role
 from notebooks import ROOT, write
 from submissions import Submission, collect
@@ -34,14 +35,18 @@ def sheets(exercises: Sequence[str], folder: Path, root: Path = ROOT) -> dict[st
     """exercise -> the sheet as it is graded: no solutions, and the checks of `solutions/` with their hidden tests."""
     found = {}
     for name in exercises:
-        solution = nbformat.read(root / "solutions" / name / f"{name}.ipynb", as_version=4)
+        solution = nbformat.read(_solution(name, root), as_version=4)
         found[name] = folder / f"{name}.ipynb"
         nbformat.write(blank(solution, hidden=True), found[name])
     return found
 
 
+def _solution(exercise: str, root: Path) -> Path:
+    return root / "solutions" / exercise / f"{exercise}.ipynb"
+
+
 def _grade_ids(exercise: str, root: Path) -> set[str]:
-    cells = nbformat.read(root / "solutions" / exercise / f"{exercise}.ipynb", as_version=4).cells
+    cells = nbformat.read(_solution(exercise, root), as_version=4).cells
     return {cell.metadata.nbgrader.grade_id for cell in cells if role(cell) != "given"}
 
 
@@ -77,11 +82,6 @@ def grade_one(one: Submission, sheet: Path, fixed: bytes, out: Path, options: ar
         request |= {"private": str(options.private or ""), "answer": str(work / "answer.json")}
         result = _judge(request, work)
         one.take(result)
-        if (work / "page.html").is_file():
-            write(
-                out / "feedback" / one.exercise / f"{one.student}.html",
-                (work / "page.html").read_text(encoding="utf-8"),
-            )
     if one.scores:  # the others are tried again next time, perhaps with other limits
         write(kept, json.dumps(result | {"made_of": made_of}, indent=1))
 
@@ -117,10 +117,12 @@ def seed_of(out: Path) -> int:
 
 
 def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT) -> list[Submission]:
-    """Grade a folder or a zip; writes results, feedback, grades.csv and report.html into `out`."""
-    for name, value in {"seed": None, "private": None, "regrade": False, "due": None}.items():
+    """Grade a folder or a zip; writes results, pages for students and graders, tables and the report into `out`."""
+    defaults = {"seed": None, "private": None, "regrade": False, "due": None, "points": [], "anonymous": False}
+    for name, value in defaults.items():
         setattr(options, name, getattr(options, name, value))
-    options.seed = seed_of(out) if options.seed is None else options.seed
+    key = seed_of(out)
+    options.seed = key if options.seed is None else options.seed
     exercises = sorted(path.stem for path in root.glob("solutions/*/*.ipynb"))
     found = collect(place, exercises, {name: _grade_ids(name, root) for name in exercises})
     todo = [one for one in found if one.state == "graded"]
@@ -137,6 +139,14 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
             ]
             for run in tqdm(runs, desc="graded", unit="notebook", disable=None):
                 run.result()
-    gradebook.merge(found, out / "grades.csv", options.due)
+    gradebook.merge(found, out / "grades.csv", options.due, written.points(options.points, found, key))
+    for one in found:
+        if one.scores:
+            page = feedback.page(f"{one.exercise}: {one.student}", one.body, one.scores, one.remarks)
+            write(out / "feedback" / one.exercise / f"{one.student}.html", page)
+    for exercise in papers:
+        solution = nbformat.read(_solution(exercise, root), as_version=4)
+        page = written.page(exercise, found, solution, key, anonymous=options.anonymous)
+        write(out / "written" / f"{exercise}.html", page)
     write(out / "report.html", gradebook.report(found))
     return found

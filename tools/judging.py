@@ -235,7 +235,7 @@ def verdict(cell: dict, told: dict) -> tuple[str, str]:
 
 
 def judge(request: dict) -> dict:
-    """Scores, remarks and the state of one notebook; writes the student's page beside the request."""
+    """State, remarks and scores of one notebook, and what is shown of it, as HTML: the cells, the written answers."""
     work = Path(request["work"])
     expected = nbformat.read(request["expected"], as_version=4)
     try:
@@ -280,9 +280,13 @@ def judge(request: dict) -> dict:
         why, secret = found.get(name, ("it was not run", ""))
         scores[name] = {"points": 0.0 if why else float(points), "of": points, "failed": why}
         hidden += [f"{name}, hidden: {secret}"] if secret else []
-    page = feedback.page(notebook, scores, remarks)
-    (work / "page.html").write_text(page, encoding="utf-8")
-    return {"state": "graded", "remarks": remarks, "scores": scores, "hidden": hidden}
+    written = {
+        cell.metadata.nbgrader.grade_id: feedback.markdown(cell.source)
+        for cell in notebook.cells
+        if role(cell) == "written"
+    }
+    shown = {"body": feedback.body(notebook), "written": written, "pictures": feedback.pictures(handed, expected)}
+    return {"state": "graded", "remarks": remarks, "scores": scores, "hidden": hidden, **shown}
 
 
 if __name__ == "__main__":

@@ -33,11 +33,15 @@ class Submission:
     content: bytes = field(default=b"", repr=False)
     when: float = 0.0  # seconds since 1970
     hidden: list[str] = field(default_factory=list)  # reasons that no student is shown
+    body: str = field(default="", repr=False)  # the cells as HTML, for `feedback.page`
+    written: dict = field(default_factory=dict, repr=False)  # grade_id -> the answer as HTML
+    pictures: list[str] = field(default_factory=list, repr=False)
 
     def take(self, result: dict) -> None:
         """What grading said."""
         self.state, self.remarks, self.scores = result["state"], [*self.remarks, *result["remarks"]], result["scores"]
-        self.hidden = list(result.get("hidden", []))
+        self.hidden, self.body = list(result.get("hidden", [])), result.get("body", "")
+        self.written, self.pictures = result.get("written", {}), result.get("pictures", [])
 
     @property
     def points(self) -> float:
@@ -209,7 +213,7 @@ def repair(handed: NotebookNode, expected: NotebookNode) -> tuple[NotebookNode, 
                 by_name.append((alike, alike + 1 in passed, at, source))
                 at = max(at, alike)
             elif source.strip():
-                own[at].append((code, source))
+                own[_home(at, code, expected)].append((code, source))
             continue
         at, like = number, expected.cells[number]
         order.append(number)
@@ -266,6 +270,12 @@ def _place(cell, source, code, expected, known, at, seen) -> int | None:
         return None
     after = expected.cells[at + 1] if at + 1 < len(expected.cells) else None
     return at + 1 if at >= 0 and after is not None and role(after) == "written" else None
+
+
+def _home(at: int, code: bool, expected: NotebookNode) -> int:
+    """The number of the cell to which a cell of the student's own belongs: text below the running total is an answer."""
+    total = 0 < at == len(expected.cells) - 1 and role(expected.cells[at]) == "given"
+    return at - 1 if total and not code and role(expected.cells[at - 1]) == "written" else at
 
 
 def _answer_with(source: str, expected: NotebookNode) -> int | None:
