@@ -3,6 +3,7 @@
 import base64
 import csv
 import re
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
 import feedback  # noqa: E402
 import gradebook  # noqa: E402
+import platforms  # noqa: E402
 import submissions  # noqa: E402
 import written  # noqa: E402
 from notebooks import ROOT  # noqa: E402
@@ -201,3 +203,48 @@ def test_text_below_the_running_total_is_the_written_answer(solution):
     repaired, _ = submissions.repair(handed, sheet)
     assert next(c for c in repaired.cells if c.id == "accumulated-why").source == "My answer."
     assert [c.id for c in repaired.cells] == [c.id for c in sheet.cells]
+
+
+# ---------------------------------------------------------------- what platforms take back
+
+
+def handed_in(name, points):
+    exercise, student, _, platform = submissions._who(submissions._parts(name), ["05_sam"])
+    one = answered(student, "", points)
+    one.file, one.platform = name, platform
+    return one
+
+
+def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are_complete(tmp_path):
+    found = [
+        handed_in("Doe Jane_123_assignsubmission_file_/05_sam.ipynb", 1.5),
+        handed_in("O'Neill Pat_124_assignsubmission_file_/05_sam.ipynb", 5),
+        handed_in("Open Max_125_assignsubmission_file_/05_sam.ipynb", None),
+        handed_in("doejane_LATE_12345_67890_05_sam-1.ipynb", 2),
+        handed_in("mia_05_sam.ipynb", 2),
+    ]
+    for one in found:
+        path = tmp_path / "feedback" / "05_sam" / f"{one.student}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(one.student, encoding="utf-8")
+    platforms.give_back(found, tmp_path)
+    table = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "give_back").glob("*.csv")}
+    assert table.pop("moodle_05_sam.csv").splitlines() == [
+        "Identifier,Full name,Grade,Maximum Grade,Last modified (grade)",
+        "Participant 123,Doe Jane,4.5,8,",
+        "Participant 124,O_Neill Pat,8,8,",
+    ]
+    assert table.pop("canvas_05_sam.csv").splitlines() == [
+        "Student,ID,SIS User ID,SIS Login ID,Section,05_sam",
+        "Points Possible,,,,,8",
+        "doejane,12345,,,,5",
+    ]
+    assert table == {}
+    with zipfile.ZipFile(tmp_path / "give_back" / "moodle_05_sam.zip") as archive:
+        pages = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert pages == {
+        "Doe Jane_123_assignsubmission_file_/05_sam.html": "Doe Jane_123",
+        "O Neill Pat_124_assignsubmission_file_/05_sam.html": "O_Neill Pat_124",
+    }
+    with zipfile.ZipFile(tmp_path / "give_back" / "canvas_05_sam.zip") as archive:
+        assert archive.namelist() == ["doejane_LATE_12345_67890_05_sam-1.html"]

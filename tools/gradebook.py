@@ -69,11 +69,11 @@ def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def save(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Write a table for spreadsheets, whole or not at all; no cell of it is a formula."""
+def save(path: Path, rows: Sequence[Sequence[str]], *, bom: bool = True) -> None:
+    """Write a table, whole or not at all; no cell of it is a formula. bom: the mark that Excel needs to see UTF-8."""
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8-sig", newline="") as file:
+    with part.open("w", encoding="utf-8-sig" if bom else "utf-8", newline="") as file:
         csv.writer(file).writerows([["'" + text if text[:1] in FORMULA else text for text in row] for row in rows])
     part.replace(path)
 

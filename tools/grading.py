@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 import confine
 import feedback
 import gradebook
+import platforms
 import written
 from assignments import blank, role
 from notebooks import ROOT, write
@@ -148,5 +149,6 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
         solution = nbformat.read(_solution(exercise, root), as_version=4)
         page = written.page(exercise, found, solution, key, anonymous=options.anonymous)
         write(out / "written" / f"{exercise}.html", page)
+    platforms.give_back(found, out)
     write(out / "report.html", gradebook.report(found))
     return found

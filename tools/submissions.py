@@ -30,6 +30,7 @@ class Submission:
     state: str = "graded"  # or why not
     remarks: list[str] = field(default_factory=list)
     scores: dict = field(default_factory=dict)  # grade_id -> {points, of, failed}; by hand: points is None
+    platform: str = ""  # "moodle" or "canvas", where the name says so
     content: bytes = field(default=b"", repr=False)
     when: float = 0.0  # seconds since 1970
     hidden: list[str] = field(default_factory=list)  # reasons that no student is shown
@@ -88,7 +89,7 @@ def collect(place: Path, exercises: Sequence[str], parts: Mapping[str, set[str]]
             continue
         one = Submission(name, content=content, when=when)
         found.append(one)
-        one.exercise, one.student, number = _who(_parts(name)[common:], exercises)
+        one.exercise, one.student, number, one.platform = _who(_parts(name)[common:], exercises)
         if name.lower().endswith(".ipynb") and not one.exercise and parts:
             one.exercise = _by_cells(content, parts)
             if one.exercise:
@@ -130,8 +131,8 @@ def _common_folders(paths: Sequence[Sequence[str]]) -> int:
     return 0
 
 
-def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, int]:
-    """(exercise, student, number of the copy), from what the platform wrote: a folder, or the fields before the name.
+def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, int, str]:
+    """(exercise, student, number of the copy, platform), from what that wrote: a folder, or the fields before the name.
 
     Moodle: Name_id_assignsubmission_file_/any.ipynb. Canvas: name_LATE_user_submission_any.ipynb. Blackboard:
     Set_user_attempt_time_any.ipynb. Others: a folder for each person, or name_05_sam.ipynb.
@@ -147,16 +148,16 @@ def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, int]
     numbers = re.findall(r"\d{1,9}", after)
     copy = int(numbers[-1]) if numbers else 0
     people = [one for one in folders if one.lower() not in {*NOBODY, *(name.lower() for name in exercises)}]
-    lead = people[0] if people else before
+    lead, platform = people[0] if people else before, ""
     lead = re.sub(r"^((copy of|kopie von|copia de|copie de)\s*)+", "", lead, flags=re.IGNORECASE)
     if moodle := re.match(r"([^/]{1,200}?_\d+)_assignsubmission_", lead):
-        lead = moodle[1]
+        lead, platform = moodle[1], "moodle"
     elif board := re.search(r"_([^_]+)_attempt_([\d-]{10,19})", lead):
         lead, copy = board[1], int(re.sub(r"\D", "", board[2]))
     elif canvas := re.match(r"([^_]+)_(?:LATE_)?(\d+)_(\d+)(?:_|$)", lead):
-        lead, copy = f"{canvas[1]}_{canvas[2]}", int(canvas[3]) * 1000 + min(copy, 999)
+        lead, copy, platform = f"{canvas[1]}_{canvas[2]}", int(canvas[3]) * 1000 + min(copy, 999), "canvas"
     student = re.sub(r"[^\w.@+ -]", "_", lead)[:100].strip(" ._-")
-    return exercise, student or "unnamed", copy
+    return exercise, student or "unnamed", copy, platform
 
 
 def _by_cells(content: bytes, parts: Mapping[str, set[str]]) -> str:
