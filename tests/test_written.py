@@ -15,6 +15,7 @@ assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pi
 import feedback  # noqa: E402
 import gradebook  # noqa: E402
 import platforms  # noqa: E402
+import similar  # noqa: E402
 import submissions  # noqa: E402
 import written  # noqa: E402
 from notebooks import ROOT  # noqa: E402
@@ -248,3 +249,52 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
     }
     with zipfile.ZipFile(tmp_path / "give_back" / "canvas_05_sam.zip") as archive:
         assert archive.namelist() == ["doejane_LATE_12345_67890_05_sam-1.html"]
+
+
+# ---------------------------------------------------------------- nearly equal code
+
+MINE = """def climb(grads, rho):
+    \"\"\"Uphill.\"\"\"
+    length = torch.sqrt(sum((g**2).sum() for g in grads.values()))  # of all tensors together
+    scale = rho / length if length > 0 else 0.0
+    return {name: scale * g for name, g in grads.items()}"""
+THEIRS = """def climb(dic, radius):
+    # all by myself
+    l = torch.sqrt(sum((x ** 2).sum()
+                       for x in dic.values()))
+    s = radius / l if l > 0 else 0.0
+
+    return {k: s * x for k, x in dic.items()}"""
+OTHER = """def climb(grads, rho):
+    vector = torch.cat([g.reshape(-1) for g in grads.values()])
+    size = torch.linalg.vector_norm(vector)
+    if size == 0:
+        return grads
+    return {name: g * (rho / size) for name, g in grads.items()}"""
+
+
+def test_names_comments_and_layout_do_not_hide_a_copy_and_other_ways_are_none():
+    runs = {name: similar.runs([source]) for name, source in {"a": MINE, "b": THEIRS, "c": OTHER}.items()}
+    assert runs["a"] == runs["b"] and len(runs["a"]) > 50
+    assert [pair[2:] for pair in similar.pairs(runs)] == [("a", "b")]
+
+
+def test_what_everybody_writes_is_no_hint():
+    common = similar.runs([MINE])
+    class_ = {f"student {i}": common | similar.runs([f"x = [{i}, {i}, {i}, {i}, {i}, {i}]"]) for i in range(20)}
+    assert similar.pairs(class_) == []
+
+
+@pytest.mark.parametrize("source", ["def f(:\n  x = = 1\n" * 3, "x = '''never closed", "", "\x00", "(" * 500])
+def test_code_that_cannot_be_read_stops_nothing(source):
+    assert isinstance(similar.runs([source, MINE]), set) and similar.runs([source, MINE]) >= similar.runs([MINE])
+
+
+def test_the_table_of_pairs_knows_the_published_solution(tmp_path):
+    found = [answered("mia", ""), answered("ben", ""), answered("eve", "")]
+    for one, source in zip(found, (MINE, THEIRS, OTHER), strict=True):
+        one.runs = sorted(similar.runs([source]))
+    similar.write(found, {"05_sam": similar.runs([OTHER])}, tmp_path / "similar.csv")
+    with (tmp_path / "similar.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = [(row["student"], row["other"], row["alike (%)"]) for row in csv.DictReader(file)]
+    assert sorted(rows) == [("ben", "mia", "100"), ("eve", "the published solution", "100")]

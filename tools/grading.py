@@ -24,6 +24,7 @@ import confine
 import feedback
 import gradebook
 import platforms
+import similar
 import written
 from assignments import blank, role
 from notebooks import ROOT, write
@@ -145,10 +146,13 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
         if one.scores:
             page = feedback.page(f"{one.exercise}: {one.student}", one.body, one.scores, one.remarks)
             write(out / "feedback" / one.exercise / f"{one.student}.html", page)
+    published = {}
     for exercise in papers:
         solution = nbformat.read(_solution(exercise, root), as_version=4)
+        published[exercise] = similar.runs(cell.source for cell in solution.cells if role(cell) == "code")
         page = written.page(exercise, found, solution, key, anonymous=options.anonymous)
         write(out / "written" / f"{exercise}.html", page)
     platforms.give_back(found, out)
+    similar.write(found, published, out / "similar.csv")
     write(out / "report.html", gradebook.report(found))
     return found

@@ -25,6 +25,7 @@ import nbformat
 from nbformat import NotebookNode
 
 import feedback
+import similar
 from assignments import is_picture, role
 from notebooks import write
 from plain import decode, restore
@@ -285,7 +286,12 @@ def judge(request: dict) -> dict:
         for cell in notebook.cells
         if role(cell) == "written"
     }
-    shown = {"body": feedback.body(notebook), "written": written, "pictures": feedback.pictures(handed, expected)}
+    code = [
+        c.source for c in notebook.cells if c.cell_type == "code" and (role(c) == "code" or c.id.startswith("own-"))
+    ]
+    stubs = similar.runs(cell.source for cell in expected.cells if cell.cell_type == "code")
+    shown = {"runs": sorted(similar.runs(code) - stubs)}
+    shown |= {"body": feedback.body(notebook), "written": written, "pictures": feedback.pictures(handed, expected)}
     return {"state": "graded", "remarks": remarks, "scores": scores, "hidden": hidden, **shown}
 
 

@@ -37,12 +37,14 @@ class Submission:
     body: str = field(default="", repr=False)  # the cells as HTML, for `feedback.page`
     written: dict = field(default_factory=dict, repr=False)  # grade_id -> the answer as HTML
     pictures: list[str] = field(default_factory=list, repr=False)
+    runs: list[int] = field(default_factory=list, repr=False)  # of tokens of its code, for `similar.pairs`
 
     def take(self, result: dict) -> None:
         """What grading said."""
         self.state, self.remarks, self.scores = result["state"], [*self.remarks, *result["remarks"]], result["scores"]
         self.hidden, self.body = list(result.get("hidden", [])), result.get("body", "")
         self.written, self.pictures = result.get("written", {}), result.get("pictures", [])
+        self.runs = result.get("runs", [])
 
     @property
     def points(self) -> float:
