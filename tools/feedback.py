@@ -10,7 +10,6 @@ import contextlib
 import html
 import re
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
@@ -20,7 +19,7 @@ from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat import NotebookNode
 
 import pages
-from assignments import role
+from assignments import is_picture, role
 
 TAG = re.compile(r"(\{http://www\.w3\.org/1998/Math/MathML\})?(math|m[a-z]+|semantics|span)")
 ACTIVE = re.compile("on|href|src|style|xlink|\\{")
@@ -76,7 +75,7 @@ def body(notebook: NotebookNode) -> str:
     """The cells as HTML, without what the student's code printed, and a mark where the points of a part belong."""
     highlight, text = Highlight2HTML(pygments_lexer="ipython3"), []
     for cell in notebook.cells:
-        if cell.metadata.get("jupyter", {}).get("source_hidden") or cell.id == "total":
+        if cell.metadata.get("jupyter", {}).get("source_hidden") or is_picture(cell) or cell.id == "total":
             continue
         if cell.cell_type == "code":
             text.append(f'<div class="code_cell"><div class="input_area">{highlight(cell.source)}</div></div>')
@@ -138,13 +137,9 @@ def line(score: Mapping) -> str:
     return f'<p class="points{"" if full else " lost"}">{" ".join(said)}</p>'
 
 
-def kill(process: subprocess.Popen) -> None:
-    """End a process and all that it started."""
+def kill(pid: int) -> None:
+    """End a process and all that it started; who started it waits for it."""
     with contextlib.suppress(psutil.Error):
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for member in family:
+        for member in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
             with contextlib.suppress(psutil.Error):
                 member.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-    process.wait()
-    if process.stdout:
-        process.stdout.close()

@@ -131,7 +131,7 @@ def report(found: Sequence[Submission]) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Class report</title>',
         f"<style>{STYLE}</style>",
     ]
-    text.append("<h1>Class report</h1>")
+    text.append("<h1>Class report</h1><p>Pairs with nearly equal code, a hint and no verdict: similar.csv.</p>")
     for exercise in sorted({one.exercise for one in found if one.scores}):
         graded = [one for one in found if one.exercise == exercise and one.scores]
         text.append(f"<h2>{html.escape(exercise)}</h2><p>{len(graded)} graded.</p>")

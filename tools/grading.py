@@ -7,9 +7,9 @@ import argparse
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import secrets
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,11 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
+import torch
 from tqdm.auto import tqdm
 
 import confine
 import feedback
 import gradebook
+import judging
 import platforms
 import similar
 import written
@@ -30,6 +32,9 @@ from assignments import blank, role
 from notebooks import ROOT, write
 from submissions import Submission, collect
 
+PROCESSES = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+if sys.platform != "win32":
+    PROCESSES.set_forkserver_preload(["grading", "scipy.stats"])  # torch and the rest are imported once
 LIBRARIES = ("numpy", "torch", "pandas", "scipy", "nbformat")
 
 
@@ -90,24 +95,32 @@ def grade_one(one: Submission, sheet: Path, fixed: bytes, out: Path, options: ar
 
 def _judge(request: dict, work: Path) -> dict:
     """What `judging.py` says, in a process that is killed, with all it started, when its time is over."""
-    write(work / "request.json", json.dumps(request))
-    env = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(Path(__file__).parent / "judging.py"), str(work / "request.json")]
-    with (work / "judge.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=work, env=env)
-        try:
-            process.wait(timeout=2 * request["seconds"] + 60)
-        except subprocess.TimeoutExpired:
-            return {"state": "not graded: the checks themselves did not end", "remarks": [], "scores": {}}
-        finally:
-            feedback.kill(process)
+    process = PROCESSES.Process(target=_apart, args=(request, work), daemon=True)
+    process.start()
+    process.join(2 * request["seconds"] + 60)
+    if process.is_alive():
+        feedback.kill(process.pid)
+        process.join()
+        return {"state": "not graded: the checks themselves did not end", "remarks": [], "scores": {}}
     try:
         return json.loads(Path(request["answer"]).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        lines = (work / "judge.log").read_bytes()[-2000:].decode("utf-8", "replace").strip().splitlines()
-        state = f"not graded: the grading process ended with code {process.returncode}: {lines[-1] if lines else ''}"
+        log = work / "judge.log"
+        lines = log.read_bytes()[-2000:].decode("utf-8", "replace").strip().splitlines() if log.is_file() else []
+        state = f"not graded: the grading process ended with code {process.exitcode}: {lines[-1] if lines else ''}"
         return {"state": state, "remarks": [], "scores": {}}
+
+
+def _apart(request: dict, work: Path) -> None:
+    """Judge one submission in this process, which is forked from one that has imported everything."""
+    with (work / "judge.log").open("wb") as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+    torch.set_num_threads(1)
+    os.chdir(work)
+    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    write(Path(request["answer"]), json.dumps(judging.judge(request)))
 
 
 def seed_of(out: Path) -> int:

@@ -162,7 +162,9 @@ def _attempt(cells, todo, told, replaced, request, work, finish):
     try:
         return _listen(process, todo, told, replaced, request, work, finish)
     finally:
-        feedback.kill(process)
+        feedback.kill(process.pid)
+        process.wait()
+        process.stdout.close()
 
 
 def _listen(process, todo, told, replaced, request, work, finish):

@@ -25,8 +25,9 @@ main { max-width: none; }
 .part { display: grid; gap: 0 2rem; } .part > * { min-width: 0; }
 @media screen and (min-width: 60rem) {
   .part { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); }
-  .rubric { position: sticky; top: 0; align-self: start; max-height: 100vh; overflow-y: auto; }
+  .rubric { position: sticky; top: 0; align-self: start; max-height: calc(100vh - 4rem); overflow-y: auto; }
 }
+.rubric h3:first-child { margin-top: .5rem; } .how code { white-space: nowrap; }
 .rubric { font-size: .88em; background: var(--note); padding: .2rem 1rem; }
 article { border-top: 1px solid var(--line); padding: 0 0 1rem; }
 article h3 { margin: 1rem 0 .3rem; }
@@ -37,9 +38,9 @@ textarea { display: block; width: 100%; font: inherit; color: inherit; backgroun
 button { font: inherit; padding: .3rem 1rem; }
 input:invalid { outline: 3px solid var(--wrong); }
 """
-HOW = """<p>Enter points, and a comment where it helps; the student's page shows both. What you enter is kept in this browser.
-<b>Save points</b> then writes <code>{exercise}_points.csv</code>. Grade again with <code>--points {exercise}_points.csv</code>:
-the points go into <code>grades.csv</code> and onto the students' pages.</p>"""
+HOW = """<p class="how">Enter points, and a comment where it helps; the student's page shows both. What you enter is kept in
+this browser. <b>Save points</b> then writes <code>{exercise}_points.csv</code>. Grade again with
+<code>--points {exercise}_points.csv</code>: the points go into <code>grades.csv</code> and onto the students' pages.</p>"""
 
 
 def code_of(student: str, exercise: str, key: int) -> str:
@@ -53,7 +54,7 @@ def page(
     """The page of a set. key: the number behind the codes. anonymous: in the order of the codes, without names."""
     mine = {code_of(one.student, exercise, key): one for one in found if one.exercise == exercise and one.scores}
     codes = sorted(mine) if anonymous else sorted(mine, key=lambda code: mine[code].student)
-    text = [f"<h1>{html.escape(exercise)}: {len(mine)} written answers</h1>", HOW.format(exercise=exercise)]
+    text = [f"<h1>{html.escape(exercise)}: the written answers of {len(mine)}</h1>", HOW.format(exercise=exercise)]
     for number, cell in enumerate(solution.cells):
         if role(cell) != "written":
             continue
