@@ -3,12 +3,13 @@
 import logging
 import sys
 import warnings
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
-from sam_lite.checks import Wrong, expect, expect_error, part, unpack
+from sam_lite.checks import Wrong, expect, expect_error, part, total, unpack
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def double(draw, double):
     expect("2 x", double(x), 2 * x, looks_like={"this is x": x, "this is 3 x": lambda: 3 * x})
 
 
-check = part("Part 0")(double)
+check = part("Part 0", points=2)(double)
 
 
 def test_a_check_says_right_or_names_the_mistake(capsys):
@@ -98,6 +99,28 @@ def test_a_check_says_right_or_names_the_mistake(capsys):
     for wrong, said in [(lambda x: x, "this is x"), (lambda x: 3 * x, "this is 3 x")]:
         with pytest.raises(Wrong, match=f"2 x: it looks as if {said}"):
             check(wrong)
+
+
+def test_the_running_total_says_what_each_check_said_last(capsys):
+    checks = ModuleType("set_00")
+    checks.double, checks.other = part("Part 0", points=2)(double), part("Part 1, more", points=3)(double)
+
+    def said():
+        capsys.readouterr()
+        total(checks, written=4)
+        first, second, last = capsys.readouterr().out.splitlines()
+        assert second == "Part 1, more   0 of 3   not checked yet"
+        return first, last.removesuffix(" points so far. The written answers give up to 4 more.")
+
+    assert said() == ("Part 0         0 of 2   not checked yet", "Together: 0 of 5")
+    checks.double(lambda x: 2 * x)
+    assert said() == ("Part 0         2 of 2   right", "Together: 2 of 5")
+    with pytest.raises(Wrong, match="this is x"):
+        checks.double(lambda x: x)
+    assert said() == ("Part 0         0 of 2   not right yet", "Together: 0 of 5")
+    with pytest.raises(NotImplementedError, match="write"):
+        checks.double(lambda x: (_ for _ in ()).throw(NotImplementedError("write your code")))
+    assert said() == ("Part 0         0 of 2   not right yet", "Together: 0 of 5")
 
 
 def test_the_inputs_are_new_at_every_call_and_the_same_for_a_seed(monkeypatch):

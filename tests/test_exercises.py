@@ -4,6 +4,7 @@ import argparse
 import collections
 import contextlib
 import copy
+import importlib
 import json
 import os
 import re
@@ -62,6 +63,19 @@ def test_the_guide_for_instructors_says_of_each_set_what_the_set_says():
         for number, *_, part_minutes, part_points in parts:
             heading = rf"(?m)^## Part {number.strip()} .*{part_minutes.strip()} min, {part_points.strip()} points?\)"
             assert any(re.search(heading, cell.source) for cell in notebook.cells), f"{name}: no heading like {heading}"
+
+
+@pytest.mark.parametrize("path", SETS, ids=NAMES)
+def test_the_running_total_of_a_set_adds_up_the_points_that_its_cells_give(path):
+    checks = importlib.import_module(f"sam_lite.checks.set_{path.stem[:2]}")
+    cells = nbformat.read(path, as_version=4).cells
+    points = {cell.source: cell.metadata.nbgrader.points for cell in cells if assignments.role(cell) == "check"}
+    names = {call: re.match(r"set_\d+\.(\w+)\(", call)[1] for call in points}
+    assert {names[call]: number for call, number in points.items()} == {
+        name: one.points for name, one in vars(checks).items() if hasattr(one, "points")
+    }
+    by_hand = sum(cell.metadata.nbgrader.points for cell in cells if assignments.role(cell) == "written")
+    assert cells[-1].id == "total" and f"total(set_{path.stem[:2]}, written={by_hand})" in cells[-1].source
 
 
 @pytest.mark.slow
@@ -621,7 +635,8 @@ NAMED = [
 @pytest.mark.parametrize(("name", "exercise", "student", "copy"), NAMED)
 def test_names_as_platforms_write_them(name, exercise, student, copy):
     parts = submissions._parts(name)
-    assert submissions._who(parts, ["05_sam", "06_sam_results"]) == (exercise, student, copy)
+    platform = "moodle" if "assignsubmission" in name else "canvas" if name.startswith("doejane") else ""
+    assert submissions._who(parts, ["05_sam", "06_sam_results"]) == (exercise, student, copy, platform)
 
 
 def test_a_long_name_takes_no_time():

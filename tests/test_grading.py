@@ -363,7 +363,7 @@ def test_a_page_shows_the_text_of_the_sheet_and_the_points_and_no_code_of_the_st
     scores = {"climb_check": {"points": 3.0, "of": 3, "failed": ""}}
     scores["climb_inf_check"] = {"points": 0.0, "of": 1, "failed": "it is wrong, by 1_000 <b>"}
     scores["accumulated_why"] = {"points": None, "of": 5, "failed": ""}
-    page = feedback.page(notebook, scores, remarks)
+    page = feedback.page("mia", feedback.body(notebook), scores, remarks)
     for said in (
         "3 of 4 points",
         "<strong>0 of 1 points.</strong> it is wrong, by 1_000 &lt;b&gt;",

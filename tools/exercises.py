@@ -37,16 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     grade.add_argument(
         "--due", type=datetime.fromisoformat, help="when it was due, as 2026-11-27T23:59: gives days late"
     )
+    grade.add_argument(
+        "--points", type=Path, nargs="+", default=[], help="tables saved by the pages of written answers"
+    )
+    grade.add_argument("--anonymous", action="store_true", help="no names on the pages of written answers")
     options = parser.parse_args(arguments)
     if options.command == "grade":
         if not (options.submissions.is_dir() or zipfile.is_zipfile(options.submissions)):
             parser.error(f"submissions must be a folder or a zip file, got {options.submissions}")
         if options.private and not options.private.is_dir():
             parser.error(f"--private must be a folder with files like set_05.py, got {options.private}")
+        if gone := [str(path) for path in options.points if not path.is_file()]:
+            parser.error(f"--points must name tables that are there, got {', '.join(gone)}")
         found = grading.grade(options.submissions, options.out, options)
         left = [one for one in found if not one.scores]
         print("\n".join(f"{one.file}: {one.state}" for one in left))
         print(f"{len(found) - len(left)} graded, {len(left)} not. See {options.out}/grades.csv and report.html.")
+        if waiting := sum(one.by_hand > 0 for one in found):
+            print(f"{waiting} have written answers without points: open the pages in {options.out}/written/.")
         return 0
     if options.command == "build":
         for path in assignments.build():

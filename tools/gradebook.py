@@ -3,14 +3,16 @@
 import collections
 import csv
 import html
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from submissions import Submission
 
 FIRST = ["student", "exercise", "points", "of", "by hand", "days late", "state", "remarks", "file"]
-WRITTEN = " (written)"  # ends the names of columns that are filled in by hand
+WRITTEN, COMMENT = " (written)", " (comment)"  # end the names of columns that are filled in by hand
+FORMULA = ("=", "+", "-", "@")  # begin what a spreadsheet would compute
 STYLE = (
     "body{font:16px sans-serif;margin:2em;max-width:70em}td,th{text-align:left;padding:.2em .8em;vertical-align:top}"
 )
@@ -22,41 +24,57 @@ def column(name: str, score: dict) -> str:
     return written + (WRITTEN if score.get("written") else "")
 
 
-def merge(found: Sequence[Submission], path: Path, due: datetime | None = None) -> None:
-    """Write grades.csv, a row for each file. What somebody typed into a column of a part stays, and counts."""
+def merge(
+    found: Sequence[Submission], path: Path, due: datetime | None = None, marks: Mapping[tuple, Mapping] | None = None
+) -> None:
+    """Write grades.csv, a row for each file. What somebody typed into a column of a part stays, and counts.
+
+    marks: (student, exercise) -> column -> what a page of written answers says; it counts more than the last table.
+    """
     typed = _typed(path)
+    for whose, said in (marks or {}).items():
+        typed[whose] = {**typed.get(whose, {}), **said}
+    for one in found:
+        _by_hand(one, typed.get((one.student, one.exercise), {}), path)
     columns = []
     for one in sorted(found, key=lambda one: one.exercise):
-        columns += [column(name, score) for name, score in one.scores.items()]
-    columns = list(dict.fromkeys(columns))
-    rows = [[*FIRST, *columns, *(f"{name} by the checks" for name in columns if not name.endswith(WRITTEN))]]
-    for one in sorted(found, key=lambda one: (one.exercise, one.student, one.file)):
-        mine = typed.get((one.student, one.exercise), {}) if one.scores else {}
         for name, score in one.scores.items():
-            score["auto"] = score["points"]
-            if column(name, score) in mine:
-                score["points"] = _number(
-                    mine[column(name, score)], score, f"{one.student}, {column(name, score)}", path
-                )
-                if score["auto"] is not None:
-                    one.remarks.append(
-                        f"{column(name, score)}: {score['points']:g} by hand, {score['auto']:g} by the checks"
-                    )
-        points = {column(name, score): score["points"] for name, score in one.scores.items()}
-        auto = {column(name, score): score["auto"] for name, score in one.scores.items()}
-        shown = lambda value: "" if value is None else f"{value:g}"  # noqa: E731
+            columns += [column(name, score), *([name + COMMENT] if score.get("written") else [])]
+    columns = list(dict.fromkeys(columns))
+    checked = [name for name in columns if not name.endswith((WRITTEN, COMMENT))]
+    rows = [[*FIRST, *columns, *(f"{name} by the checks" for name in checked)]]
+    for one in sorted(found, key=lambda one: (one.exercise, one.student, one.file)):
+        cells = {column(name, score): _shown(score["points"]) for name, score in one.scores.items()}
+        cells |= {name + COMMENT: score.get("comment", "") for name, score in one.scores.items()}
+        auto = {column(name, score): _shown(score["auto"]) for name, score in one.scores.items()}
         sums = [f"{one.points:g}", f"{one.of:g}", f"{one.by_hand:g}"] if one.scores else ["", "", ""]
         late = f"{max(0.0, (one.when - due.timestamp()) / 86400):.2g}" if due and one.scores else ""
         row = [one.student, one.exercise, *sums, late, one.state, "; ".join([*one.remarks, *_reasons(one)]), one.file]
-        row += [shown(points.get(name)) for name in columns]
-        row += [shown(auto.get(name)) for name in columns if not name.endswith(WRITTEN)]
-        rows.append(
-            ["'" + text if text[:1] in ("=", "+", "-", "@") else text for text in row]
-        )  # no spreadsheet formula
+        rows.append([*row, *(cells.get(name, "") for name in columns), *(auto.get(name, "") for name in checked)])
+    save(path, rows)
+
+
+def _by_hand(one: Submission, mine: Mapping[str, str], path: Path) -> None:
+    """Put what was typed into the scores. Raises SystemExit for points that cannot be."""
+    for name, score in one.scores.items():
+        part, score["auto"] = column(name, score), score["points"]
+        score["comment"] = mine.get(name + COMMENT, "")
+        if part in mine:
+            score["points"] = _number(mine[part], score, f"{one.student}, {part}", path)
+            if score["auto"] is not None:
+                one.remarks.append(f"{part}: {score['points']:g} by hand, {score['auto']:g} by the checks")
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def save(path: Path, rows: Sequence[Sequence[str]], *, bom: bool = True) -> None:
+    """Write a table, whole or not at all; no cell of it is a formula. bom: the mark that Excel needs to see UTF-8."""
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file).writerows(rows)
+    with part.open("w", encoding="utf-8-sig" if bom else "utf-8", newline="") as file:
+        csv.writer(file).writerows([["'" + text if text[:1] in FORMULA else text for text in row] for row in rows])
     part.replace(path)
 
 
@@ -75,8 +93,9 @@ def _typed(path: Path) -> dict[tuple[str, str], dict[str, str]]:
     found, dialect = {}, csv.excel
     if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):  # as spreadsheets in Europe save it
         dialect = type("semicolons", (csv.excel,), {"delimiter": ";"})
-    for row in csv.DictReader(text.splitlines(), dialect=dialect):
-        student = (row.get("student") or "").removeprefix("'")
+    for row in csv.DictReader(io.StringIO(text, newline=""), dialect=dialect):
+        row = {name: _unguarded(value) for name, value in row.items() if isinstance(value, str)}
+        student = row.get("student") or ""
         mine = {
             name: value.strip()
             for name, value in row.items()
@@ -88,6 +107,10 @@ def _typed(path: Path) -> dict[tuple[str, str], dict[str, str]]:
         if mine:
             found.setdefault((student, row.get("exercise") or ""), {}).update(mine)
     return found
+
+
+def _unguarded(text: str) -> str:
+    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA else text
 
 
 def _number(text: str, score: dict, where: str, path: Path) -> float:
@@ -108,7 +131,7 @@ def report(found: Sequence[Submission]) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Class report</title>',
         f"<style>{STYLE}</style>",
     ]
-    text.append("<h1>Class report</h1>")
+    text.append("<h1>Class report</h1><p>Pairs with nearly equal code, a hint and no verdict: similar.csv.</p>")
     for exercise in sorted({one.exercise for one in found if one.scores}):
         graded = [one for one in found if one.exercise == exercise and one.scores]
         text.append(f"<h2>{html.escape(exercise)}</h2><p>{len(graded)} graded.</p>")

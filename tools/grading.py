@@ -7,9 +7,9 @@ import argparse
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import secrets
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,15 +18,23 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
+import torch
 from tqdm.auto import tqdm
 
 import confine
 import feedback
 import gradebook
+import judging
+import platforms
+import similar
+import written
 from assignments import blank, role
 from notebooks import ROOT, write
 from submissions import Submission, collect
 
+PROCESSES = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+if sys.platform != "win32":
+    PROCESSES.set_forkserver_preload(["grading", "scipy.stats"])  # torch and the rest are imported once
 LIBRARIES = ("numpy", "torch", "pandas", "scipy", "nbformat")
 
 
@@ -34,14 +42,18 @@ def sheets(exercises: Sequence[str], folder: Path, root: Path = ROOT) -> dict[st
     """exercise -> the sheet as it is graded: no solutions, and the checks of `solutions/` with their hidden tests."""
     found = {}
     for name in exercises:
-        solution = nbformat.read(root / "solutions" / name / f"{name}.ipynb", as_version=4)
+        solution = nbformat.read(_solution(name, root), as_version=4)
         found[name] = folder / f"{name}.ipynb"
         nbformat.write(blank(solution, hidden=True), found[name])
     return found
 
 
+def _solution(exercise: str, root: Path) -> Path:
+    return root / "solutions" / exercise / f"{exercise}.ipynb"
+
+
 def _grade_ids(exercise: str, root: Path) -> set[str]:
-    cells = nbformat.read(root / "solutions" / exercise / f"{exercise}.ipynb", as_version=4).cells
+    cells = nbformat.read(_solution(exercise, root), as_version=4).cells
     return {cell.metadata.nbgrader.grade_id for cell in cells if role(cell) != "given"}
 
 
@@ -77,35 +89,38 @@ def grade_one(one: Submission, sheet: Path, fixed: bytes, out: Path, options: ar
         request |= {"private": str(options.private or ""), "answer": str(work / "answer.json")}
         result = _judge(request, work)
         one.take(result)
-        if (work / "page.html").is_file():
-            write(
-                out / "feedback" / one.exercise / f"{one.student}.html",
-                (work / "page.html").read_text(encoding="utf-8"),
-            )
     if one.scores:  # the others are tried again next time, perhaps with other limits
         write(kept, json.dumps(result | {"made_of": made_of}, indent=1))
 
 
 def _judge(request: dict, work: Path) -> dict:
     """What `judging.py` says, in a process that is killed, with all it started, when its time is over."""
-    write(work / "request.json", json.dumps(request))
-    env = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(Path(__file__).parent / "judging.py"), str(work / "request.json")]
-    with (work / "judge.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=work, env=env)
-        try:
-            process.wait(timeout=2 * request["seconds"] + 60)
-        except subprocess.TimeoutExpired:
-            return {"state": "not graded: the checks themselves did not end", "remarks": [], "scores": {}}
-        finally:
-            feedback.kill(process)
+    process = PROCESSES.Process(target=_apart, args=(request, work), daemon=True)
+    process.start()
+    process.join(2 * request["seconds"] + 60)
+    if process.is_alive():
+        feedback.kill(process.pid)
+        process.join()
+        return {"state": "not graded: the checks themselves did not end", "remarks": [], "scores": {}}
     try:
         return json.loads(Path(request["answer"]).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        lines = (work / "judge.log").read_bytes()[-2000:].decode("utf-8", "replace").strip().splitlines()
-        state = f"not graded: the grading process ended with code {process.returncode}: {lines[-1] if lines else ''}"
+        log = work / "judge.log"
+        lines = log.read_bytes()[-2000:].decode("utf-8", "replace").strip().splitlines() if log.is_file() else []
+        state = f"not graded: the grading process ended with code {process.exitcode}: {lines[-1] if lines else ''}"
         return {"state": state, "remarks": [], "scores": {}}
+
+
+def _apart(request: dict, work: Path) -> None:
+    """Judge one submission in this process, which is forked from one that has imported everything."""
+    with (work / "judge.log").open("wb") as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+    torch.set_num_threads(1)
+    os.chdir(work)
+    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    write(Path(request["answer"]), json.dumps(judging.judge(request)))
 
 
 def seed_of(out: Path) -> int:
@@ -117,10 +132,12 @@ def seed_of(out: Path) -> int:
 
 
 def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT) -> list[Submission]:
-    """Grade a folder or a zip; writes results, feedback, grades.csv and report.html into `out`."""
-    for name, value in {"seed": None, "private": None, "regrade": False, "due": None}.items():
+    """Grade a folder or a zip; writes results, pages for students and graders, tables and the report into `out`."""
+    defaults = {"seed": None, "private": None, "regrade": False, "due": None, "points": [], "anonymous": False}
+    for name, value in defaults.items():
         setattr(options, name, getattr(options, name, value))
-    options.seed = seed_of(out) if options.seed is None else options.seed
+    key = seed_of(out)
+    options.seed = key if options.seed is None else options.seed
     exercises = sorted(path.stem for path in root.glob("solutions/*/*.ipynb"))
     found = collect(place, exercises, {name: _grade_ids(name, root) for name in exercises})
     todo = [one for one in found if one.state == "graded"]
@@ -137,6 +154,18 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
             ]
             for run in tqdm(runs, desc="graded", unit="notebook", disable=None):
                 run.result()
-    gradebook.merge(found, out / "grades.csv", options.due)
+    gradebook.merge(found, out / "grades.csv", options.due, written.points(options.points, found, key))
+    for one in found:
+        if one.scores:
+            page = feedback.page(f"{one.exercise}: {one.student}", one.body, one.scores, one.remarks)
+            write(out / "feedback" / one.exercise / f"{one.student}.html", page)
+    published = {}
+    for exercise in papers:
+        solution = nbformat.read(_solution(exercise, root), as_version=4)
+        published[exercise] = similar.runs(cell.source for cell in solution.cells if role(cell) == "code")
+        page = written.page(exercise, found, solution, key, anonymous=options.anonymous)
+        write(out / "written" / f"{exercise}.html", page)
+    platforms.give_back(found, out)
+    similar.write(found, published, out / "similar.csv")
     write(out / "report.html", gradebook.report(found))
     return found

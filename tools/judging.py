@@ -25,6 +25,7 @@ import nbformat
 from nbformat import NotebookNode
 
 import feedback
+import similar
 from assignments import is_picture, role
 from notebooks import write
 from plain import decode, restore
@@ -161,7 +162,9 @@ def _attempt(cells, todo, told, replaced, request, work, finish):
     try:
         return _listen(process, todo, told, replaced, request, work, finish)
     finally:
-        feedback.kill(process)
+        feedback.kill(process.pid)
+        process.wait()
+        process.stdout.close()
 
 
 def _listen(process, todo, told, replaced, request, work, finish):
@@ -235,7 +238,7 @@ def verdict(cell: dict, told: dict) -> tuple[str, str]:
 
 
 def judge(request: dict) -> dict:
-    """Scores, remarks and the state of one notebook; writes the student's page beside the request."""
+    """State, remarks and scores of one notebook, and what is shown of it, as HTML: the cells, the written answers."""
     work = Path(request["work"])
     expected = nbformat.read(request["expected"], as_version=4)
     try:
@@ -280,9 +283,18 @@ def judge(request: dict) -> dict:
         why, secret = found.get(name, ("it was not run", ""))
         scores[name] = {"points": 0.0 if why else float(points), "of": points, "failed": why}
         hidden += [f"{name}, hidden: {secret}"] if secret else []
-    page = feedback.page(notebook, scores, remarks)
-    (work / "page.html").write_text(page, encoding="utf-8")
-    return {"state": "graded", "remarks": remarks, "scores": scores, "hidden": hidden}
+    written = {
+        cell.metadata.nbgrader.grade_id: feedback.markdown(cell.source)
+        for cell in notebook.cells
+        if role(cell) == "written"
+    }
+    code = [
+        c.source for c in notebook.cells if c.cell_type == "code" and (role(c) == "code" or c.id.startswith("own-"))
+    ]
+    stubs = similar.runs(cell.source for cell in expected.cells if cell.cell_type == "code")
+    shown = {"runs": sorted(similar.runs(code) - stubs)}
+    shown |= {"body": feedback.body(notebook), "written": written, "pictures": feedback.pictures(handed, expected)}
+    return {"state": "graded", "remarks": remarks, "scores": scores, "hidden": hidden, **shown}
 
 
 if __name__ == "__main__":

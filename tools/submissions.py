@@ -30,14 +30,21 @@ class Submission:
     state: str = "graded"  # or why not
     remarks: list[str] = field(default_factory=list)
     scores: dict = field(default_factory=dict)  # grade_id -> {points, of, failed}; by hand: points is None
+    platform: str = ""  # "moodle" or "canvas", where the name says so
     content: bytes = field(default=b"", repr=False)
     when: float = 0.0  # seconds since 1970
     hidden: list[str] = field(default_factory=list)  # reasons that no student is shown
+    body: str = field(default="", repr=False)  # the cells as HTML, for `feedback.page`
+    written: dict = field(default_factory=dict, repr=False)  # grade_id -> the answer as HTML
+    pictures: list[str] = field(default_factory=list, repr=False)
+    runs: list[int] = field(default_factory=list, repr=False)  # of tokens of its code, for `similar.pairs`
 
     def take(self, result: dict) -> None:
         """What grading said."""
         self.state, self.remarks, self.scores = result["state"], [*self.remarks, *result["remarks"]], result["scores"]
-        self.hidden = list(result.get("hidden", []))
+        self.hidden, self.body = list(result.get("hidden", [])), result.get("body", "")
+        self.written, self.pictures = result.get("written", {}), result.get("pictures", [])
+        self.runs = result.get("runs", [])
 
     @property
     def points(self) -> float:
@@ -84,7 +91,7 @@ def collect(place: Path, exercises: Sequence[str], parts: Mapping[str, set[str]]
             continue
         one = Submission(name, content=content, when=when)
         found.append(one)
-        one.exercise, one.student, number = _who(_parts(name)[common:], exercises)
+        one.exercise, one.student, number, one.platform = _who(_parts(name)[common:], exercises)
         if name.lower().endswith(".ipynb") and not one.exercise and parts:
             one.exercise = _by_cells(content, parts)
             if one.exercise:
@@ -126,8 +133,8 @@ def _common_folders(paths: Sequence[Sequence[str]]) -> int:
     return 0
 
 
-def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, int]:
-    """(exercise, student, number of the copy), from what the platform wrote: a folder, or the fields before the name.
+def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, int, str]:
+    """(exercise, student, number of the copy, platform), from what that wrote: a folder, or the fields before the name.
 
     Moodle: Name_id_assignsubmission_file_/any.ipynb. Canvas: name_LATE_user_submission_any.ipynb. Blackboard:
     Set_user_attempt_time_any.ipynb. Others: a folder for each person, or name_05_sam.ipynb.
@@ -143,16 +150,16 @@ def _who(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, int]
     numbers = re.findall(r"\d{1,9}", after)
     copy = int(numbers[-1]) if numbers else 0
     people = [one for one in folders if one.lower() not in {*NOBODY, *(name.lower() for name in exercises)}]
-    lead = people[0] if people else before
+    lead, platform = people[0] if people else before, ""
     lead = re.sub(r"^((copy of|kopie von|copia de|copie de)\s*)+", "", lead, flags=re.IGNORECASE)
     if moodle := re.match(r"([^/]{1,200}?_\d+)_assignsubmission_", lead):
-        lead = moodle[1]
+        lead, platform = moodle[1], "moodle"
     elif board := re.search(r"_([^_]+)_attempt_([\d-]{10,19})", lead):
         lead, copy = board[1], int(re.sub(r"\D", "", board[2]))
     elif canvas := re.match(r"([^_]+)_(?:LATE_)?(\d+)_(\d+)(?:_|$)", lead):
-        lead, copy = f"{canvas[1]}_{canvas[2]}", int(canvas[3]) * 1000 + min(copy, 999)
+        lead, copy, platform = f"{canvas[1]}_{canvas[2]}", int(canvas[3]) * 1000 + min(copy, 999), "canvas"
     student = re.sub(r"[^\w.@+ -]", "_", lead)[:100].strip(" ._-")
-    return exercise, student or "unnamed", copy
+    return exercise, student or "unnamed", copy, platform
 
 
 def _by_cells(content: bytes, parts: Mapping[str, set[str]]) -> str:
@@ -209,7 +216,7 @@ def repair(handed: NotebookNode, expected: NotebookNode) -> tuple[NotebookNode, 
                 by_name.append((alike, alike + 1 in passed, at, source))
                 at = max(at, alike)
             elif source.strip():
-                own[at].append((code, source))
+                own[_home(at, code, expected)].append((code, source))
             continue
         at, like = number, expected.cells[number]
         order.append(number)
@@ -266,6 +273,12 @@ def _place(cell, source, code, expected, known, at, seen) -> int | None:
         return None
     after = expected.cells[at + 1] if at + 1 < len(expected.cells) else None
     return at + 1 if at >= 0 and after is not None and role(after) == "written" else None
+
+
+def _home(at: int, code: bool, expected: NotebookNode) -> int:
+    """The number of the cell to which a cell of the student's own belongs: text below the running total is an answer."""
+    total = 0 < at == len(expected.cells) - 1 and role(expected.cells[at]) == "given"
+    return at - 1 if total and not code and role(expected.cells[at - 1]) == "written" else at
 
 
 def _answer_with(source: str, expected: NotebookNode) -> int | None:

@@ -1,7 +1,7 @@
 """Checks of the exercises: is this answer right, and if not, which known mistake does it look like?
 
 `set_05.climb(climb)` in a notebook tries a student's function on inputs that are drawn anew at every call, and prints
-`right` or says what is wrong. A check is written as a function of a `Draw` and the answer, under `@part(title)`.
+`right` or says what is wrong. A check is written as a function of a `Draw` and the answer, under `@part(title, points)`.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,10 @@ class Draw:
         return int(self.rng.integers(low, high + 1))
 
 
-def part(title: str, rounds: int = 3) -> Callable:
+def part(title: str, points: int, rounds: int = 3) -> Callable:
     """Make a check of `cases(draw, answer, ...)`: it is called `rounds` times, with floats of both sizes.
 
+    points: what the part gives, for `total`.
     The seed is new at every call, or the number in $SAM_LITE_CHECK_SEED. A function of the same name in the file of the
     same name in the folder $SAM_LITE_PRIVATE_CHECKS adds cases of the instructor, of which only the verdict is shown.
     """
@@ -69,6 +71,7 @@ def part(title: str, rounds: int = 3) -> Callable:
     def decorate(cases: Callable) -> Callable:
         @functools.wraps(cases)
         def check(*answers: Any) -> None:
+            check.state = "not right yet"
             seed = int(os.environ.get(SEED) or secrets.randbits(32))
             name = zlib.crc32(cases.__name__.encode())
             try:
@@ -78,12 +81,29 @@ def part(title: str, rounds: int = 3) -> Callable:
                     _hidden(cases, Draw(seed, name, 0), answers)
             except Exception as error:
                 raise _shown(error) from None
+            check.state = "right"
             print(f"{title}: right.")
 
-        check.rounds = rounds
+        check.title, check.points, check.rounds, check.state = title, points, rounds, "not checked yet"
         return check
 
     return decorate
+
+
+def total(checks: ModuleType, written: int) -> None:
+    """Print what each check of a set said when it ran last, and the points that this makes.
+
+    checks: the module of the set, such as `set_05`. written: the points for written answers. Nothing that ran before
+    the kernel started is known.
+    """
+    parts = [one for one in vars(checks).values() if hasattr(one, "points")]
+    width = max(len(one.title) for one in parts)
+    for one in parts:
+        got = one.points if one.state == "right" else 0
+        print(f"{one.title:{width}}   {got} of {one.points}   {one.state}")
+    right = sum(one.points for one in parts if one.state == "right")
+    print(f"Together: {right} of {sum(one.points for one in parts)} points so far.", end=" ")
+    print(f"The written answers give up to {written} more.")
 
 
 def _hidden(cases: Callable, draw: Draw, answers: tuple) -> None:

@@ -16,7 +16,7 @@ def _positive(draw: Draw, n: int, dtype=torch.float64):
     return root @ root.T / n + torch.eye(n, dtype=dtype) / 2
 
 
-@part("Part 1, the price")
+@part("Part 1, the price", points=2)
 def shift_price(draw: Draw, shift_price):
     n, k = draw.whole(2, 4), draw.whole(3, 6)
     H, shifts = _positive(draw, n), draw.normal(k, n, dtype=torch.float64)
@@ -50,7 +50,7 @@ def shift_price(draw: Draw, shift_price):
     expect("a mean of zero", shift_price(H, C, zero), centred)
 
 
-@part("Part 1, the averaged hole", rounds=6)
+@part("Part 1, the averaged hole", points=2, rounds=6)
 def averaged_hole(draw: Draw, averaged_hole):
     A, b, sigma, d = draw.number(0.5, 2), draw.number(0.2, 0.6), draw.number(0.3, 1.2), draw.round % 4 + 1
     got = averaged_hole(A, b, sigma, d) if d > 1 else averaged_hole(A, b, sigma)
@@ -96,7 +96,7 @@ def _se(values):
     return values.std(ddof=1) / len(values) ** 0.5
 
 
-@part("Part 2, the mean rise")
+@part("Part 2, the mean rise", points=2)
 def mean_rise(draw: Draw, mean_rise):
     loss, params, noise = _bowl(draw)
     sigma, kept, given = draw.number(0.2, 0.6), clones(params), clones(noise)
@@ -120,7 +120,7 @@ def mean_rise(draw: Draw, mean_rise):
     expect("no noise", mean_rise(loss, params, 0.0, noise), [0.0, 0.0])
 
 
-@part("Part 2, the difference")
+@part("Part 2, the difference", points=2)
 def rise_gap(draw: Draw, rise_gap):
     loss, first, noise = _bowl(draw)
     second = {name: p + draw.away(*p.shape) for name, p in first.items()}
@@ -151,7 +151,7 @@ def rise_gap(draw: Draw, rise_gap):
     expect("the weights must stay as they were", {"1": first, "2": second}, {"1": kept[0], "2": kept[1]})
 
 
-@part("Part 3, the wall")
+@part("Part 3, the wall", points=3)
 def reach(draw: Draw, reach):
     double = torch.float64
     w = {"a": draw.normal(2, dtype=double), "b": draw.normal(dtype=double)}
@@ -201,7 +201,7 @@ def _box(J, tolerance, norms=None, shares=None):
     return tolerance**0.5 / (s * total)
 
 
-@part("Part 3, the box")
+@part("Part 3, the box", points=3)
 def box_of_weights(draw: Draw, box_of_weights):
     names = ("the half-widths", "the bits")
     n, eps = draw.whole(3, 6), draw.number(0.01, 0.2)
@@ -255,7 +255,7 @@ def box_of_weights(draw: Draw, box_of_weights):
     expect("… and takes no bits", bits, nats / math.log(2))
 
 
-@part("Part 4, the covariance")
+@part("Part 4, the covariance", points=3)
 def minimum_covariance(draw: Draw, minimum_covariance):
     n, d = draw.whole(3, 4), draw.whole(2, 3)
     H, places = _positive(draw, d), draw.normal(n, d, dtype=torch.float64)
@@ -284,7 +284,7 @@ def minimum_covariance(draw: Draw, minimum_covariance):
     expect("the arguments must stay as they were", again, {"H": H, "g": g})
 
 
-@part("Part 4, the prices")
+@part("Part 4, the prices", points=2)
 def price_by_direction(draw: Draw, price_by_direction):
     d = draw.whole(3, 4)
     turn = torch.linalg.qr(draw.normal(d, d, dtype=torch.float64))[0]
@@ -307,7 +307,7 @@ def price_by_direction(draw: Draw, price_by_direction):
     expect("the prices", got, right, looks_like=mistakes)
 
 
-@part("Part 5")
+@part("Part 5", points=3)
 def fair_choice(draw: Draw, fair_choice):
     n, limit, m = draw.whole(3, 5), draw.number(0.01, 0.05), draw.number(0.5, 0.6)
     seeds = draw.rng.permutation(40)[:n]

@@ -19,7 +19,7 @@ def each(change, *dicts):
     return {name: change(*(one[name] for one in dicts)) for name in dicts[0]}
 
 
-@part("Part 1", rounds=4)
+@part("Part 1", points=2, rounds=4)
 def line_between(draw: Draw, line_between):
     shapes, factor = {"w": (draw.whole(2, 4),), "b": ()}, draw.number(1, 3)
     one, two = ({name: draw.away(*shape) for name, shape in shapes.items()} for _ in range(2))
@@ -84,7 +84,7 @@ def _phis(highest, half, x, radius, base):
     }
 
 
-@part("Part 2, all corners")
+@part("Part 2, all corners", points=3)
 def at_corners(draw: Draw, at_corners):
     n, radius = draw.whole(3, 5), draw.number(0.05, 0.2)
     loss, params, H, base = _valley(draw, n, mixed=2.0)
@@ -124,7 +124,7 @@ def _climbed(H, half, base, begin, steps, *, stride=0.25, uphill=1, box=1.0, sig
     return 100 * (max(seen) if every else seen[-1]) / (1 + base)
 
 
-@part("Part 2, the search")
+@part("Part 2, the search", points=3)
 def by_search(draw: Draw, by_search):
     n, radius = draw.whole(3, 5), draw.number(0.05, 0.2)
     loss, params, H, base = _valley(draw, n, mixed=0.2)
@@ -188,7 +188,7 @@ def _in_ball(H, half, base, begin, steps):
     return 100 * max(seen) / (1 + base)
 
 
-@part("Part 3")
+@part("Part 3", points=3)
 def in_subspace(draw: Draw, in_subspace):
     n, p, radius = draw.whole(4, 6), draw.whole(2, 3), draw.number(0.1, 0.3)
     x = {"a": draw.away(2, n // 2, dtype=DOUBLE), "b": draw.away(n - 2 * (n // 2) + 1, dtype=DOUBLE)}
@@ -242,7 +242,7 @@ def _kinks(draw: Draw):
     return lambda p: p["x"] ** 2 / 2 + 0.1 * (torch.relu(p["x"] - places) + torch.relu(-p["x"] - places)).sum()
 
 
-@part("Part 4, Hessian times vector")
+@part("Part 4, Hessian times vector", points=3)
 def hessian_times(draw: Draw, hessian_times):
     many_kinks = _kinks(draw)
     at = lambda value: {"x": torch.tensor(value, dtype=DOUBLE)}  # noqa: E731
@@ -293,7 +293,7 @@ def hessian_times(draw: Draw, hessian_times):
     expect("twice v", twice, as_dict(2 * full @ line), tolerance=1e-4)
 
 
-@part("Part 4, the largest eigenvalue")
+@part("Part 4, the largest eigenvalue", points=4)
 def largest_eigenvalue(draw: Draw, largest_eigenvalue):
     split = draw.whole(2, 4)
     turn = torch.linalg.qr(draw.normal(5, 5, dtype=DOUBLE))[0]
@@ -340,7 +340,7 @@ def largest_eigenvalue(draw: Draw, largest_eigenvalue):
     expect(named(values), got, -1.0 * scale, tolerance=1e-4)
 
 
-@part("Part 5", rounds=4)
+@part("Part 5", points=3, rounds=4)
 def first_step(draw: Draw, first_step):
     stride, models, n = draw.whole(2, 60), draw.whole(4, 6), draw.whole(5, 8)
     level = draw.number(0.3, 0.6)
@@ -387,7 +387,7 @@ def first_step(draw: Draw, first_step):
     assert set(first_step(records, 0.01).values()) == {None}, "at a level that nobody reaches every step is None."
 
 
-@part("Part 6")
+@part("Part 6", points=2)
 def rescaled(draw: Draw, rescaled):
     net = mlp(draw.whole(3, 5), [draw.whole(4, 6), draw.whole(3, 5)], 3).double()
     w = {name: draw.away(*p.shape, dtype=DOUBLE) for name, p in net.named_parameters()}  # no bias is zero

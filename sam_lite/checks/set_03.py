@@ -13,7 +13,7 @@ from . import Draw, clones, expect, expect_error, part, probe, unpack
 DOUBLE = torch.float64
 
 
-@part("Part 1, the adapted regime", rounds=5)
+@part("Part 1, the adapted regime", points=2, rounds=5)
 def adapt(draw: Draw, adapt):
     small, k = draw.whole(8, 60), draw.whole(2, 9)
     regime = {"epochs": draw.whole(10, 200), "drops": sorted(draw.rng.integers(2, 150, draw.whole(1, 3)).tolist())}
@@ -38,7 +38,7 @@ def adapt(draw: Draw, adapt):
     expect("the given regime must stay as it was", regime, kept)
 
 
-@part("Part 1, the rate of a step", rounds=5)
+@part("Part 1, the rate of a step", points=2, rounds=5)
 def rate_at(draw: Draw, rate_at):
     size, per = draw.whole(8, 40), draw.whole(2, 4)
     n, lr = size * per + draw.whole(1, size - 1), draw.number(0.05, 2)
@@ -67,7 +67,7 @@ def rate_at(draw: Draw, rate_at):
     expect("no drop", rate_at(1000, lr, [], n, size), lr)
 
 
-@part("Part 2, the covariance")
+@part("Part 2, the covariance", points=3)
 def step_covariance(draw: Draw, step_covariance):
     n, d, lr = draw.whole(3, 5), draw.whole(2, 3), draw.number(0.05, 0.6)
     grads = draw.normal(n, d, dtype=DOUBLE) + draw.away(d, dtype=DOUBLE)
@@ -105,7 +105,7 @@ def step_covariance(draw: Draw, step_covariance):
     expect("grads must stay as they were", grads, kept)
 
 
-@part("Part 2, two rules")
+@part("Part 2, two rules", points=2)
 def matched_rate(draw: Draw, matched_rate):
     lr, small, k = draw.number(0.01, 0.5), draw.whole(4, 32), draw.whole(2, 16)
     swapped = "the rules are swapped: solve for η once with η²/B, once with η/B"
@@ -127,7 +127,7 @@ def matched_rate(draw: Draw, matched_rate):
     expect_error("another word", lambda: matched_rate(lr, small, k * small, "epoch"), ValueError)
 
 
-@part("Part 3, the weights", rounds=4)
+@part("Part 3, the weights", points=2, rounds=4)
 def running_weights(draw: Draw, running_weights):
     k, m = draw.whole(3, 6), draw.number(0.15, 0.4)
     q, age = 1 - m, np.arange(k - 1, -1, -1)
@@ -169,7 +169,7 @@ def _look_at(layer_of, x, size, momentum, slope):
     return seen
 
 
-@part("Part 3, ghost batch norm")
+@part("Part 3, ghost batch norm", points=4)
 def ghost_norm(draw: Draw, layer_of):
     size, ghosts, n, m = draw.whole(3, 5), draw.whole(2, 4), draw.whole(2, 4), draw.number(0.15, 0.4)
     x = draw.normal(size * ghosts, n, dtype=DOUBLE) * draw.away(n, dtype=DOUBLE, low=0.3, high=3)
@@ -235,7 +235,7 @@ def ghost_norm(draw: Draw, layer_of):
     expect("… and so are its running statistics", seen["whole var"], plain.running_var, tolerance=1e-4)
 
 
-@part("Part 4, the distance", rounds=4)
+@part("Part 4, the distance", points=1, rounds=4)
 def distance(draw: Draw, distance):
     shapes = {"weight": (draw.whole(2, 3), draw.whole(2, 4)), "bias": (draw.whole(2, 4),)}
     w, w0 = ({name: draw.away(*shape) for name, shape in shapes.items()} for _ in range(2))
@@ -258,7 +258,7 @@ def distance(draw: Draw, distance):
     expect("the arguments must stay as they were", {"w": w, "w0": w0}, {"w": kept[0], "w0": kept[1]})
 
 
-@part("Part 4, two laws")
+@part("Part 4, two laws", points=3)
 def extrapolate(draw: Draw, extrapolate):
     n = draw.whole(5, 9)
     t = np.cumsum(draw.rng.uniform(0.5, 4, n))
@@ -293,7 +293,7 @@ def extrapolate(draw: Draw, extrapolate):
     expect("the arguments must stay as they were", {"t": t, "y": y, "t_new": t_new}, given)
 
 
-@part("Part 5", rounds=4)
+@part("Part 5", points=3, rounds=4)
 def paired_interval(draw: Draw, paired_interval):
     n = (draw.whole(3, 5), 6, 8, 40)[draw.round]
     base = draw.rng.uniform(40, 70, n)

@@ -26,7 +26,7 @@ def _counts(x, y):
     return agree, differ, sum(a == 0 for a, _ in pairs) - both, sum(b == 0 for _, b in pairs) - both, both
 
 
-@part("Part 1", rounds=4)
+@part("Part 1", points=4, rounds=4)
 def tau_b(draw: Draw, tau_b):
     n = draw.whole(5, 9)
     mu, g = draw.rng.permutation(n) + 1.0, draw.rng.uniform(0, 1, n)
@@ -105,7 +105,7 @@ def _study():
     return table[(table["status"] == "stop_loss") & (table["optimizer"] != "adam")].reset_index(drop=True)
 
 
-@part("Part 2")
+@part("Part 2", points=5)
 def along(draw: Draw, along):
     axes, measure = ["width", "lr"], draw.rng.choice(["m", "mine", "μ"])
     rows = []
@@ -137,7 +137,7 @@ def along(draw: Draw, along):
         expect(f"ψ of {name} along {axis} in the study", along(sample, name, axis, SEVEN), right)
 
 
-@part("Part 3, Ψ", rounds=2)
+@part("Part 3, Ψ", points=2, rounds=2)
 def profile(draw: Draw, profile):
     study = _study()
     sample = study[(study["weight_decay"] == 0) & (study["dropout"] == 0)]
@@ -160,7 +160,7 @@ def profile(draw: Draw, profile):
         expect(f"Ψ of {name}", got.loc[name, "Psi"], np.mean(right), looks_like=mistakes)
 
 
-@part("Part 3, the contradiction", rounds=1)
+@part("Part 3, the contradiction", points=3, rounds=1)
 def contradiction(draw: Draw, contradiction):
     made, axes = contradiction(), ["width", "lr", "batch"]
     assert isinstance(made, pd.DataFrame), f"a DataFrame was expected, and {type(made).__name__} came."
@@ -202,7 +202,7 @@ def _ordered(errors):
     return np.sort(np.asarray(errors, float).ravel())
 
 
-@part("Part 4")
+@part("Part 4", points=5)
 def sign_errors(draw: Draw, sign_errors):
     def networks(width, lr, n, gap):
         m = draw.number(0, 9)
@@ -258,7 +258,7 @@ def sign_errors(draw: Draw, sign_errors):
 NOT_SHOWN = [*SEVEN, "lr", "seed", "status", "train_acc", "test_loss", "test_acc", "gap"]
 
 
-@part("Part 5", rounds=1)
+@part("Part 5", points=3, rounds=1)
 def my_measure(draw: Draw, my_measure):
     six = [axis for axis in SEVEN if axis != "optimizer"]
     held = measures.load_study().query("status == 'stop_loss' and optimizer == 'adam'")

@@ -17,7 +17,7 @@ def each(change, *dicts):
     return {name: change(*(one[name] for one in dicts)) for name in dicts[0]}
 
 
-@part("Part 1")
+@part("Part 1", points=3)
 def climb(draw: Draw, climb):
     g = {"weight": draw.normal(draw.whole(2, 5), draw.whole(2, 5)), "bias": 3 * draw.normal(draw.whole(2, 6))}
     rho, before, scale = draw.number(0.02, 0.5), clones(g), float(norm(g))
@@ -44,7 +44,7 @@ def climb(draw: Draw, climb):
     expect("ε for a gradient of zero", climb(zero, rho), zero)
 
 
-@part("Part 2, p = ∞")
+@part("Part 2, p = ∞", points=1)
 def climb_inf(draw: Draw, climb_inf):
     rho = draw.number(0.1, 0.4)
     sizes = draw.away(draw.whole(3, 6), low=0.01, high=3.0)
@@ -68,7 +68,7 @@ def climb_inf(draw: Draw, climb_inf):
     expect("grads must stay as they were", g, before)
 
 
-@part("Part 2, ASAM")
+@part("Part 2, ASAM", points=3)
 def climb_adaptive(draw: Draw, climb_adaptive):
     shapes = {"a": (draw.whole(2, 4),), "b": (draw.whole(1, 3), 2)}
     g, w = ({name: draw.away(*shape) for name, shape in shapes.items()} for _ in range(2))
@@ -92,7 +92,7 @@ def climb_adaptive(draw: Draw, climb_adaptive):
     expect("grads and params must stay as they were", {"g": g, "w": w}, {"g": g_, "w": w_})
 
 
-@part("Part 3")
+@part("Part 3", points=3)
 def gradient_of_sam(draw: Draw, gradient_of_sam):
     n = draw.whole(2, 4)
     root = draw.normal(n, n)
@@ -179,7 +179,7 @@ def _walk(model, make, batches, gradient, *, stays_up=0.0, calls=1, decays=True)
     return clones(params_of(model))
 
 
-@part("Part 4", rounds=4)
+@part("Part 4", points=7, rounds=4)
 def sam_step(draw: Draw, sam_step):
     kind = list(OPTIMIZERS)[draw.round]
     inputs, hidden, classes = draw.whole(3, 6), draw.whole(4, 9), draw.whole(2, 4)
@@ -239,7 +239,7 @@ def _mean(gradients):
     return {name: torch.stack([g[name] for g in gradients]).mean(0) for name in gradients[0]}
 
 
-@part("Part 5, one big batch", rounds=4)
+@part("Part 5, one big batch", points=2, rounds=4)
 def one_big_batch(draw: Draw, one_big_batch):
     losses, params, rho = _micro_batches(draw)
     kept, n = clones(params), len(losses)
@@ -259,7 +259,7 @@ def one_big_batch(draw: Draw, one_big_batch):
     expect("params must stay as they were", params, kept)
 
 
-@part("Part 5, m-SAM", rounds=4)
+@part("Part 5, m-SAM", points=2, rounds=4)
 def own_ascents(draw: Draw, own_ascents):
     losses, params, rho = _micro_batches(draw)
     kept, n = clones(params), len(losses)

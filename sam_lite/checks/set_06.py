@@ -12,7 +12,7 @@ from . import Draw, clones, expect, part, unpack
 DOUBLE = torch.float64
 
 
-@part("Part 1, equal epochs")
+@part("Part 1, equal epochs", points=2)
 def mean_reduction(draw: Draw, mean_reduction):
     n = draw.whole(2, 6)
     sgd = draw.rng.uniform(3, 25, n)
@@ -34,7 +34,7 @@ def mean_reduction(draw: Draw, mean_reduction):
     expect("SAM is worse", mean_reduction([6.0], [5.0]), -20.0)
 
 
-@part("Part 1, equal gradients", rounds=5)
+@part("Part 1, equal gradients", points=2, rounds=5)
 def equal_gradients(draw: Draw, equal_gradients):
     epochs = [10 * draw.whole(1, 4) * 2**k for k in range(4)]
     epochs = sorted({*epochs, epochs[0] * 2, epochs[0] * 3})
@@ -77,7 +77,7 @@ def _paid(steps, every, start):
     return sum(2 if t >= start and (t - start) % every == 0 else 1 for t in range(steps))
 
 
-@part("Part 2, the cost", rounds=4)
+@part("Part 2, the cost", points=1, rounds=4)
 def cost(draw: Draw, cost):
     every, rounds = draw.whole(2, 5), draw.whole(2, 6)
     steps = every * rounds + draw.whole(1, every - 1)
@@ -119,7 +119,7 @@ def _affordable(budget, every, start):
         steps += 1
 
 
-@part("Part 2, the budget", rounds=4)
+@part("Part 2, the budget", points=3, rounds=4)
 def steps_within(draw: Draw, steps_within):
     half = draw.whole(20, 400)
     mistakes = {f"that is the cost of {2 * half} steps": 4 * half, "the ascents are not paid for": 2 * half}
@@ -150,7 +150,7 @@ def steps_within(draw: Draw, steps_within):
     expect("without SAM", steps_within(budget, None), budget)
 
 
-@part("Part 3", rounds=4)
+@part("Part 3", points=4, rounds=4)
 def choose(draw: Draw, choose):
     n = draw.whole(3, 5)
     m, level = draw.number(50, 80), draw.number(40, 70)
@@ -196,7 +196,7 @@ def choose(draw: Draw, choose):
     expect("equally good radii: the smallest", got, (0.05, reported[1].mean()), looks_like=mistakes)
 
 
-@part("Part 4", rounds=4)
+@part("Part 4", points=4, rounds=4)
 def lead(draw: Draw, lead):
     n = (draw.whole(3, 5), 6, 10, 30)[draw.round]
     base = draw.rng.uniform(45, 65, n)
@@ -236,7 +236,7 @@ def lead(draw: Draw, lead):
     expect(f"half the width, unpaired, {n} seeds", unpaired, two * apart, looks_like=mistakes, tolerance=5e-4)
 
 
-@part("Part 5")
+@part("Part 5", points=3)
 def flip(draw: Draw, flip):
     classes, share, n = draw.whole(4, 7), draw.number(0.3, 0.5), 6000
     first, second = draw.rng.integers(0, 10_000, 2).tolist()
@@ -287,7 +287,7 @@ def flip(draw: Draw, flip):
         expect(f"the number of wrong labels for a share of {share} of {n}, two classes", got, count)
 
 
-@part("Part 6", rounds=4)
+@part("Part 6", points=3, rounds=4)
 def m_sharpness(draw: Draw, m_sharpness):
     m = draw.whole(2, 4)
     n, rho = m * 2 + draw.whole(1, m - 1), draw.number(0.1, 0.5)

@@ -26,7 +26,7 @@ def one_vector(w):
     return w
 
 
-@part("Part 1")
+@part("Part 1", points=3)
 def limits(draw: Draw, limits):
     rho = draw.number(0.1, 0.5)
     big, small, more = draw.number(4, 9), draw.number(0.2, 1.0), draw.rng.uniform(1.2, 3.5, draw.whole(1, 3)).tolist()
@@ -73,7 +73,7 @@ def _climb(loss, w, rho, starts, steps=40, *, at_w=False, constant=False, uphill
     return best
 
 
-@part("Part 2", rounds=2)
+@part("Part 2", points=5, rounds=2)
 def worst(draw: Draw, worst):
     angle, sign, rho = draw.number(0, 6.28), float(draw.rng.choice([-1, 1])), draw.number(0.3, 0.8)
     c, s = np.cos(angle), np.sin(angle)
@@ -142,7 +142,7 @@ def worst(draw: Draw, worst):
     check("flat ground", lambda w: 0 * one_vector(w).sum() + 3, zero.clone(), 0.0)
 
 
-@part("Part 3")
+@part("Part 3", points=3)
 def along(draw: Draw, along):
     a, rho = draw.number(0.5, 1.5), draw.number(0.1, 0.4)
     crooked = lambda w: a * one_vector(w)[0] ** 4 + w[0] * w[1] + w[1] ** 2 + 3.0  # noqa: E731
@@ -180,7 +180,7 @@ def along(draw: Draw, along):
     expect("exactly at the minimum", along(valley, torch.zeros(4, dtype=DOUBLE), rho), 0.0)
 
 
-@part("Part 4")
+@part("Part 4", points=4)
 def average(draw: Draw, average):
     n, d, rho = draw.whole(4, 9), draw.whole(2, 5), draw.number(0.1, 0.5)
     noise, w = draw.normal(n, d, dtype=DOUBLE), draw.away(d, dtype=DOUBLE)
@@ -229,7 +229,7 @@ def average(draw: Draw, average):
     expect("a round bowl on the sphere: every draw is the same", round_bowl, (2 * rho**2, 0.0))
 
 
-@part("Part 5, the product")
+@part("Part 5, the product", points=2)
 def times(draw: Draw, times):
     bent = lambda w: (w**4).sum() / 12 + w[0] * w[1] ** 2 + torch.exp(w[2])  # noqa: E731
     w, v = draw.away(3, dtype=DOUBLE), draw.away(3, dtype=DOUBLE)
@@ -259,7 +259,7 @@ def times(draw: Draw, times):
     expect("200,000 weights", got, many**2 + 1)
 
 
-@part("Part 5, the trace")
+@part("Part 5, the trace", points=2)
 def trace(draw: Draw, trace):
     d, n = draw.whole(3, 5), draw.whole(4, 8)
     root = draw.normal(d, d, dtype=DOUBLE)
@@ -297,7 +297,7 @@ def trace(draw: Draw, trace):
     expect("all sign vectors: exact", unpack(trace(product, signs), *names)[0], H.trace())
 
 
-@part("Part 6, the alignment")
+@part("Part 6, the alignment", points=2)
 def alignment(draw: Draw, alignment):
     cosine = lambda i, vector: float(vector[i].abs() / vector.norm())  # noqa: E731
     lams = tensor([draw.number(0.5, 1.5), draw.number(8, 11), draw.number(-25, -15), draw.number(3, 5)])
@@ -330,7 +330,7 @@ def alignment(draw: Draw, alignment):
     expect("with all higher terms", curved, cosine(0, far), looks_like=short)
 
 
-@part("Part 6, the pull")
+@part("Part 6, the pull", points=2)
 def sideways(draw: Draw, sideways):
     a, b, rho = draw.number(0.5, 2), draw.number(1, 3), draw.number(0.02, 0.08)
     walls = lambda x: (5 + a * x[0] ** 2 + 2 * x[1] ** 2, 1 + b * (1 - x[0]) ** 2 + (1 - x[1]) ** 2)  # noqa: E731

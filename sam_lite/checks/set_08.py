@@ -18,7 +18,7 @@ def orbit(lr, rho, lam):
     return lr * lam * rho / (2 - lr * lam)
 
 
-@part("Part 1")
+@part("Part 1", points=3)
 def step(draw: Draw, step):
     n, lr, rho = draw.whole(2, 5), draw.number(0.05, 0.2), draw.number(0.1, 0.5)
     root, w = draw.normal(n, n, dtype=DOUBLE), draw.away(n, dtype=DOUBLE)
@@ -45,7 +45,7 @@ def step(draw: Draw, step):
     expect("very close to it the climb is as long as ever", near, -lr * rho * H @ (g / g.norm()))
 
 
-@part("Part 2")
+@part("Part 2", points=3)
 def amplitude(draw: Draw, amplitude):
     for product in (draw.number(0.1, 0.5), draw.number(0.8, 1.2), draw.number(1.5, 1.9)):
         lr, rho = draw.number(0.05, 0.6), draw.number(0.01, 1.0)
@@ -81,7 +81,7 @@ def factor(lr, lam, mu):
     return 1 - lr * mu - (2 - lr * lam) * (mu / lam) ** 2
 
 
-@part("Part 3, the multiplier", rounds=5)
+@part("Part 3, the multiplier", points=3, rounds=5)
 def multiplier(draw: Draw, multiplier):
     lr, lam = draw.number(0.05, 0.4), draw.number(1, 4.5)
     mu = lam * draw.number(0.2, 0.9) if draw.round % 2 else lam * draw.number(1.1, 2)
@@ -102,7 +102,7 @@ def multiplier(draw: Draw, multiplier):
     expect("equal curvatures", multiplier(lr, lam, lam), -1.0)
 
 
-@part("Part 3, the orbits that last", rounds=5)
+@part("Part 3, the orbits that last", points=2, rounds=5)
 def stable(draw: Draw, stable):
     n = draw.whole(3, 5)
     lams = (0.5 * 1.7 ** draw.rng.permutation(n) * draw.rng.uniform(0.9, 1.1, n)).tolist()
@@ -141,7 +141,7 @@ def stable(draw: Draw, stable):
     expect("nearly equal ones", stable([c, 1.0005 * c], 0.4 / c), [0, 1])
 
 
-@part("Part 4")
+@part("Part 4", points=3)
 def bounce(draw: Draw, bounce):
     names = ("the alternation rate", "the share along v")
     n = draw.whole(8, 14)
@@ -181,7 +181,7 @@ def bounce(draw: Draw, bounce):
     expect("three points", bounce(zigzag[:3], 10 * tilted), (1.0, 1.0))
 
 
-@part("Part 5, the drift", rounds=5)
+@part("Part 5, the drift", points=2, rounds=5)
 def drift(draw: Draw, drift):
     lr, lam, slope, rho = draw.number(0.02, 0.5), draw.number(1, 3), float(draw.away(dtype=DOUBLE)), 1e-4
     ravine = lambda x: (lam + slope * x[0]) * x[1] ** 2 / 2  # h(z) w² / 2 at z = 0  # noqa: E731
@@ -204,7 +204,7 @@ def drift(draw: Draw, drift):
     expect("twice the radius, four times the drift", drift(lr, 2 * rho, lam, slope), 4 * right, tolerance=1e-3)
 
 
-@part("Part 5, the move")
+@part("Part 5, the move", points=3)
 def move(draw: Draw, move):
     a, b, lr, rho = draw.number(0.6, 1.5), draw.number(1.5, 2.5), draw.number(0.05, 0.3), draw.number(0.2, 0.6)
     crooked = lambda x: a * x[0] ** 3 + b * x[0] * x[1] + x[1] ** 2  # noqa: E731
@@ -247,7 +247,7 @@ def move(draw: Draw, move):
         expect(f"at a minimum, cut={cut}", move(bowl, zero, lr, rho, cut=cut), zero)
 
 
-@part("Part 6", rounds=4)
+@part("Part 6", points=3, rounds=4)
 def edge(draw: Draw, edge):
     lr, rho, size = draw.number(0.05, 0.5), draw.number(0.2, 1.0), draw.number(0.5, 3)
     root = (1 + 8 * rho / (lr * size)) ** 0.5  # of ηρλ²/‖g‖ + ηλ - 2 = 0

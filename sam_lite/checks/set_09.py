@@ -7,7 +7,7 @@ from scipy.stats import t as student
 from . import Draw, expect, part
 
 
-@part("Part 2, the comparison", rounds=1)
+@part("Part 2, the comparison", points=4, rounds=1)
 def experiment(draw: Draw, experiment):
     seeds = draw.rng.permutation(60)[:5].tolist()
     made = experiment(list(seeds))
@@ -34,7 +34,7 @@ def experiment(draw: Draw, experiment):
     assert new, "other seeds must give other networks."
 
 
-@part("Part 3", rounds=4)
+@part("Part 3", points=4, rounds=4)
 def verdict(draw: Draw, verdict):
     n = draw.whole(3, 6)
     seeds = draw.rng.permutation(40)[: n + 1].tolist()

@@ -88,4 +88,13 @@ RIGHT = [
 """
         },
     ),
+    (
+        "the network with batch norm of the sheet, with other radii",
+        {
+            "experiment": """def experiment(seeds):
+    radii = {"SAM, small": 0.02, "SAM, large": 0.1}
+    return pd.DataFrame(own_network(name, seed, rho, 60) for name, rho in radii.items() for seed in seeds)
+"""
+        },
+    ),
 ]
