@@ -100,8 +100,8 @@ def address_of(url: str) -> str:
 class Exporter(HTMLExporter):
     """The body of a page, without the scripts and styles that nbconvert would fetch from the network."""
 
-    def __init__(self, code: bool = True) -> None:
-        super().__init__(template_name="basic", exclude_input=not code)
+    def __init__(self) -> None:
+        super().__init__(template_name="basic")
 
     def default_filters(self):
         yield from super().default_filters()
@@ -109,9 +109,9 @@ class Exporter(HTMLExporter):
 
 
 @functools.cache
-def exporter(code: bool) -> Exporter:
-    """One for all pages and slides: making it takes longer than a slide."""
-    return Exporter(code)
+def exporter() -> Exporter:
+    """One for all pages: making it takes longer than a page."""
+    return Exporter()
 
 
 def markdown(source: str, path: Path = ROOT / "lectures") -> str:
@@ -134,8 +134,8 @@ def title_of(notebook: NotebookNode, default: str) -> str:
     return default
 
 
-def body_of(notebook: NotebookNode, code: bool = True) -> str:
-    """The cells of a notebook as HTML, or without code what they show. Every picture must have an alternative text."""
+def body_of(notebook: NotebookNode) -> str:
+    """The cells of a notebook as HTML. Every picture must have an alternative text."""
     notebook = nbformat.from_dict(notebook)
     notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "install"]  # nothing to read
     names: list[str] = []
@@ -149,16 +149,28 @@ def body_of(notebook: NotebookNode, code: bool = True) -> str:
         data = output.get("data", {})
         if "text/latex" in data and "text/html" not in data:
             data["text/html"] = mathml(data["text/latex"].strip().strip("$"), "block")
-        if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
-            raise ValueError("a picture has no alternative text: show it with plots.show(figure, caption=..., alt=...)")
-    body, _ = exporter(code).from_notebook_node(notebook)
-    for cell in notebook.cells if code else []:
+        if "image/png" in data:
+            alternative(output)
+    body, _ = exporter().from_notebook_node(notebook)
+    for cell in notebook.cells:
         if what := folded(cell):
             end = r'(?=<div class="output_wrapper">|\n</div>\n<div class="cell |\n</div>\s*\Z)'
             found = re.search(rf'id="cell-id={re.escape(cell.id)}">\n(<div class="input">.*?){end}', body, re.DOTALL)
             summary = f"<details class='code'><summary>{what}</summary>"
             body = f"{body[: found.start(1)]}{summary}{found[1]}</details>{body[found.end(1) :]}"
-    return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")  # what becomes of equations in headings
+    return plain_namespaces(body)
+
+
+def plain_namespaces(body: str) -> str:
+    """Equations in headings come out of a parser of XML: without the prefix that it gives them."""
+    return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")
+
+
+def alternative(output: NotebookNode) -> str:
+    """The alternative text of a picture. Raises ValueError if it has none."""
+    if text := output.metadata.get("image/png", {}).get("alt"):
+        return text
+    raise ValueError("a picture has no alternative text: show it with plots.show(figure, caption=..., alt=...)")
 
 
 def explorer_of(cell: NotebookNode) -> str:
