@@ -272,7 +272,9 @@ def test_the_first_cell_of_a_notebook_fetches_the_course_once(tmp_path):
     inside = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     pinned = ("-c", course / "constraints.txt")
     assert sh(tmp_path, inside, "-m", "pip", "install", "-q", *pinned, "ipython", "hatchling").returncode == 0
-    (tmp_path / "cell.ipy").write_text(notebooks.INSTALL + '\nprint("here:", find_spec("sam_lite") is not None)\n')
+    (tmp_path / "cell.ipy").write_text(
+        notebooks.install_source("", "") + '\nprint("here:", find_spec("sam_lite") is not None)\n'
+    )
 
     def run(typed: str) -> str:
         command = [inside, "-m", "IPython", "--colors=NoColor", "cell.ipy"]
