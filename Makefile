@@ -17,7 +17,7 @@ help:
 	@echo "make lectures   run every lecture, several side by side, and write pages to read to _site/"
 	@echo "make lab        open the lectures in JupyterLab"
 	@echo "make site       write pages of the lectures and exercises as they are stored, to _site/"
-	@echo "make slides     write the lectures as slides, to _slides/"
+	@echo "make slides     write a deck of slides for each lecture, and its PDF, to _slides/"
 	@echo "make test       all tests, and every notebook cell against its stored output"
 	@echo "make check      the quick part: style, types, and the tests that take seconds"
 	@echo "make bench      speed against other tools, as ratios"
@@ -32,7 +32,7 @@ site: course
 	@$(RUN) tools/pages.py
 
 slides: all
-	@$(RUN) tools/slides.py
+	@$(RUN) tools/slides.py --pdf
 
 lab: course
 	$(RUN) -m jupyterlab $(LAB) lectures

@@ -60,6 +60,7 @@ def copy_of_the_course(folder: Path) -> Path:
     (folder / "tests" / "test_one.py").write_text("def test_one():\n    assert True\n")
     (folder / "benchmarks" / "one.py").write_text('print("one ratio")\n')
     cells = [new_markdown_cell("# One\n\nWith $x^2$.", id="m"), new_code_cell(CLAIM, id="c")]
+    (folder / "lectures" / "decks.toml").write_text('one = [{ cells = ["m"], says = ["With"] }, { cells = ["c"] }]\n')
     path = folder / "lectures" / "one.ipynb"
     nbformat.write(new_notebook(cells=cells), path)
     assert record.main([str(path)]) == 0
@@ -132,7 +133,8 @@ def site(course):
 
 def slides(course):
     assert str(course / "_slides" / "index.html") in make(course, "slides")
-    assert "<section>" in (course / "_slides" / "one.html").read_text(encoding="utf-8")
+    assert (course / "_slides" / "one.html").read_text(encoding="utf-8").count("<section>") == 2
+    assert (course / "_slides" / "one.pdf").is_file() == (browser.CHROMIUM is not None)
 
 
 def run_tests(course):
@@ -270,7 +272,9 @@ def test_the_first_cell_of_a_notebook_fetches_the_course_once(tmp_path):
     inside = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     pinned = ("-c", course / "constraints.txt")
     assert sh(tmp_path, inside, "-m", "pip", "install", "-q", *pinned, "ipython", "hatchling").returncode == 0
-    (tmp_path / "cell.ipy").write_text(notebooks.INSTALL + '\nprint("here:", find_spec("sam_lite") is not None)\n')
+    (tmp_path / "cell.ipy").write_text(
+        notebooks.install_source("", "") + '\nprint("here:", find_spec("sam_lite") is not None)\n'
+    )
 
     def run(typed: str) -> str:
         command = [inside, "-m", "IPython", "--colors=NoColor", "cell.ipy"]

@@ -291,7 +291,7 @@ def test_in_a_slide_the_keys_move_the_slider_and_not_the_slide(tmp_path, opened)
 
     path = pages.ROOT / "lectures" / "05_sam.ipynb"
     slides.build([(path, nbformat.read(path, as_version=4))], tmp_path)
-    page = opened(f"{(tmp_path / '05_sam.html').as_uri()}?step&rho=0.5#/0/1", width=1280)
+    page = opened(f"{(tmp_path / '05_sam.html').as_uri()}?step&rho=0.5#/1", width=1280)
     page.wait_for_function("Reveal.isReady()")
     slider = page.get_by_label("ρ, radius of the climb")
     page.wait_for_function("document.querySelector('.present .said')?.textContent.includes('climbs by 0.5 ')")

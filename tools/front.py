@@ -18,7 +18,6 @@ import claims_table
 import notebooks
 from sam_lite.claims import Claim
 
-ROOT = notebooks.ROOT
 TITLE = "Flat minima and Sharpness-Aware Minimization, measured"
 IDEAS = {  # the story, a line for each lecture
     "00_start_here": "Meet the data, train one network, and learn to read a measured figure with its interval.",
@@ -137,14 +136,10 @@ def _row(claim: Claim) -> str:
 
 def _citation() -> str:
     """What CITATION.cff says."""
-    path = ROOT / "CITATION.cff"
-    if not path.is_file():
-        return ""
-    text = path.read_text(encoding="utf-8")
-    field = lambda name: re.search(rf'^\s*(?:- )?{name}: "?(.*?)"?$', text, re.MULTILINE)[1]  # noqa: E731
-    said = f"{field('name')}. {field('title')}. Version {field('version')}."
+    said = f"{notebooks.cited('name')}. {notebooks.cited('title')}. Version {notebooks.cited('version')}."
+    where = f" {notebooks.cited('repository-code')}." if notebooks.cited("repository-code") else ""
     licence = "Code: MIT. Text and figures: CC BY 4.0."
-    return f'<h2 id="cite">Cite it</h2>\n<p>{html.escape(said)} {licence}</p>\n'
+    return f'<h2 id="cite">Cite it</h2>\n<p>{html.escape(said + where)} {licence}</p>\n'
 
 
 # ---------------------------------------------------------------- the central picture

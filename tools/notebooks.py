@@ -25,8 +25,9 @@ INSTALL = """\
 from importlib.util import find_spec
 
 if find_spec("sam_lite") is None:
-    address = input("Address (https://...) of the course that this notebook is from: ")
+    address = ADDRESS
     %pip install -q git+{address}"""
+ASKS = 'input("Address (https://...) of the course that this notebook is from: ")'
 CLOCK = re.compile(r"\b(perf_counter|monotonic|timeit|process_time|time\.time)\b")
 UNCOMPARED = ("NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP", "PYTEST_VALIDATE_IGNORE_OUTPUT")
 
@@ -62,10 +63,24 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def install_cell() -> NotebookNode:
-    """The second cell of every notebook, folded away where the frontend can."""
+def cited(name: str, root: Path = ROOT) -> str:
+    """A field of CITATION.cff; empty if it is not there."""
+    found = re.search(
+        rf'^\s*(?:- )?{name}: "?(.*?)"?$', (root / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return found[1] if found else ""
+
+
+def install_source(repository: str, version: str) -> str:
+    """The second cell of every notebook: it fetches this edition, and asks where from as long as no address is known."""
+    return INSTALL.replace("ADDRESS", f'"{repository}@v{version}"' if repository else ASKS)
+
+
+def install_cell(root: Path = ROOT) -> NotebookNode:
+    """`install_source` with what CITATION.cff says, folded away where the frontend can."""
     metadata = {"jupyter": {"source_hidden": True}, "slideshow": {"slide_type": "skip"}}
-    return nbformat.v4.new_code_cell(INSTALL, id="install", metadata=metadata)
+    source = install_source(cited("repository-code", root), cited("version", root))
+    return nbformat.v4.new_code_cell(source, id="install", metadata=metadata)
 
 
 def _merge_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:

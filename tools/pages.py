@@ -25,6 +25,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
+import address
 import front
 import notebooks
 from notebooks import ROOT
@@ -100,8 +101,8 @@ def address_of(url: str) -> str:
 class Exporter(HTMLExporter):
     """The body of a page, without the scripts and styles that nbconvert would fetch from the network."""
 
-    def __init__(self, code: bool = True) -> None:
-        super().__init__(template_name="basic", exclude_input=not code)
+    def __init__(self) -> None:
+        super().__init__(template_name="basic")
 
     def default_filters(self):
         yield from super().default_filters()
@@ -109,9 +110,9 @@ class Exporter(HTMLExporter):
 
 
 @functools.cache
-def exporter(code: bool) -> Exporter:
-    """One for all pages and slides: making it takes longer than a slide."""
-    return Exporter(code)
+def exporter() -> Exporter:
+    """One for all pages: making it takes longer than a page."""
+    return Exporter()
 
 
 def markdown(source: str, path: Path = ROOT / "lectures") -> str:
@@ -134,8 +135,8 @@ def title_of(notebook: NotebookNode, default: str) -> str:
     return default
 
 
-def body_of(notebook: NotebookNode, code: bool = True) -> str:
-    """The cells of a notebook as HTML, or without code what they show. Every picture must have an alternative text."""
+def body_of(notebook: NotebookNode) -> str:
+    """The cells of a notebook as HTML. Every picture must have an alternative text."""
     notebook = nbformat.from_dict(notebook)
     notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "install"]  # nothing to read
     names: list[str] = []
@@ -149,16 +150,28 @@ def body_of(notebook: NotebookNode, code: bool = True) -> str:
         data = output.get("data", {})
         if "text/latex" in data and "text/html" not in data:
             data["text/html"] = mathml(data["text/latex"].strip().strip("$"), "block")
-        if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
-            raise ValueError("a picture has no alternative text: show it with plots.show(figure, caption=..., alt=...)")
-    body, _ = exporter(code).from_notebook_node(notebook)
-    for cell in notebook.cells if code else []:
+        if "image/png" in data:
+            alternative(output)
+    body, _ = exporter().from_notebook_node(notebook)
+    for cell in notebook.cells:
         if what := folded(cell):
             end = r'(?=<div class="output_wrapper">|\n</div>\n<div class="cell |\n</div>\s*\Z)'
             found = re.search(rf'id="cell-id={re.escape(cell.id)}">\n(<div class="input">.*?){end}', body, re.DOTALL)
             summary = f"<details class='code'><summary>{what}</summary>"
             body = f"{body[: found.start(1)]}{summary}{found[1]}</details>{body[found.end(1) :]}"
-    return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")  # what becomes of equations in headings
+    return plain_namespaces(body)
+
+
+def plain_namespaces(body: str) -> str:
+    """Equations in headings come out of a parser of XML: without the prefix that it gives them."""
+    return body.replace("ns0:", "").replace("xmlns:ns0=", "xmlns=")
+
+
+def alternative(output: NotebookNode) -> str:
+    """The alternative text of a picture. Raises ValueError if it has none."""
+    if text := output.metadata.get("image/png", {}).get("alt"):
+        return text
+    raise ValueError("a picture has no alternative text: show it with plots.show(figure, caption=..., alt=...)")
 
 
 def explorer_of(cell: NotebookNode) -> str:
@@ -222,9 +235,18 @@ def styles() -> str:
 
 
 def page(
-    title: str, body: str, links: Sequence[tuple[str, str]] = (), *, search: bool = True, all_pages: str = ""
+    title: str,
+    body: str,
+    links: Sequence[tuple[str, str]] = (),
+    *,
+    search: bool = True,
+    all_pages: str = "",
+    run: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """A whole HTML file. links: (address, text) of its neighbours. search: with the field for it. all_pages: their list."""
+    """A whole HTML file. links: (address, text) of its neighbours. search: with the field for it. all_pages: their list.
+
+    run: (name, address) of places that have the notebook of the page.
+    """
     around = "".join(f'<a href="{url}">{html.escape(text)}</a>' for url, text in links)
     field = '<input type="search" name="q" aria-label="Search" placeholder="Search">'
     asks = f'<form action="search.html" role="search">{field}</form>' if search else ""
@@ -233,14 +255,19 @@ def page(
     contents = f'<nav class="contents" aria-label="On this page"><ul>{inside}</ul></nav>' if len(headings) > 2 else ""
     body = body.replace("<table", '<table tabindex="0"')  # on a phone it scrolls sideways, by keyboard too
     every = f'<nav class="all" aria-label="All pages">{all_pages}</nav>' if all_pages else ""
+    ways = " · ".join(f'<a href="{html.escape(url)}">{name}</a>' for name, url in run)
+    ways = f'<p class="run">This notebook: {ways}</p>' if run else ""
+    edition = f'<p>Version {notebooks.cited("version")} · <a href="ERRATA.html">Errata</a>' if all_pages else ""
+    if edition and (url := address.report(title)):
+        edition += f' · <a href="{html.escape(url)}">Report a mistake on this page</a>'
     script = f"<script>\n{own('live.js')}</script>\n" if '<figure class="live"' in body else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{styles()}\n</style>\n</head>\n<body>\n"
-        f'<header><nav aria-label="Before and after">{around}</nav>{asks}</header>\n{contents}<main>\n{body}\n</main>\n'
-        f'<footer><nav aria-label="Before and after, again">{around}</nav></footer>\n{every}\n{script}</body>\n</html>\n'
+        f'<header><nav aria-label="Before and after">{around}</nav>{asks}</header>\n{contents}<main>\n{ways}{body}\n</main>\n'
+        f'<footer><nav aria-label="Before and after, again">{around}</nav>{edition}</footer>\n{every}\n{script}</body>\n</html>\n'
     )
 
 
@@ -256,6 +283,7 @@ def sections(address: str, title: str, body: str) -> list[list[str]]:
 def texts() -> list[tuple[Path, NotebookNode]]:
     """What is written in Markdown and becomes a page: each as a notebook of one cell."""
     paths = [ROOT / "lectures" / "glossary.md", ROOT / "lectures" / "references.md", ROOT / "INSTRUCTORS.md"]
+    paths.append(ROOT / "ERRATA.md")
     paths = [path for path in [*paths, *sorted((ROOT / "docs").glob("*.md"))] if path.is_file()]
     cells = ([nbformat.v4.new_markdown_cell(path.read_text(encoding="utf-8"))] for path in paths)
     return [(path, nbformat.v4.new_notebook(cells=some)) for path, some in zip(paths, cells, strict=True)]
@@ -290,7 +318,10 @@ def build(
                 body = body_of(notebook)
             except ValueError as error:
                 raise ValueError(f"{path.name}: {error}") from None
-            write(f"{name}.html", page(titles[name], body, links, all_pages=_all_pages(groups, titles, name)))
+            ways = _ways(path, name)
+            if ways:
+                write(f"{name}.ipynb", path.read_text(encoding="utf-8"))
+            write(f"{name}.html", page(titles[name], body, links, all_pages=_all_pages(groups, titles, name), run=ways))
             if only:
                 return folder / f"{name}.html"
             known += sections(f"{name}.html", titles[name], body)
@@ -301,6 +332,15 @@ def build(
     write("search.js", f"const KNOWN = {json.dumps(known, ensure_ascii=False)};\n")
     write("search.html", page("Search", SEARCH.format(script=own("pages.js")), [("index.html", "Start")]))
     return folder / "index.html"
+
+
+def _ways(path: Path, name: str) -> list[tuple[str, str]]:
+    """Where the notebook of a page can be had: beside the page, and where the course has an address."""
+    if path.suffix != ".ipynb" or not path.is_file():
+        return []
+    inside = path.resolve().is_relative_to(ROOT)
+    there = address.run_links(path.resolve().relative_to(ROOT).as_posix()) if inside else []
+    return [("download", f"{name}.ipynb"), *there]
 
 
 def _all_pages(groups: dict[str, list[str]], titles: dict[str, str], here: str) -> str:
