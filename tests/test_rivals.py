@@ -1,4 +1,4 @@
-"""sam_lite/rivals.py: each rival against its formula, or against the implementation of another library."""
+"""sam_lite/rivals.py and contest.py: each rival against its formula, or against the implementation of another library."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from torch.func import grad
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sam_lite import rivals, stacked
+from sam_lite import contest, rivals, stacked
 from sam_lite.ascents import ascent
 from sam_lite.models import build, mlp
 from sam_lite.params import add, loss_of, member, norm, params_of, stack, to_vector
@@ -183,19 +183,19 @@ def test_weight_decay_adds_the_weights(setting):
 
 
 def test_every_rival_has_as_many_settings_and_one_of_them_was_chosen():
-    roster = rivals.roster()
-    assert {len(settings) for settings in roster.values()} == {2} and list(rivals.CHOSEN) == list(roster)
-    for name, (lr, setting) in rivals.CHOSEN.items():
-        assert lr in rivals.RATES and setting in roster[name]
+    roster = contest.roster()
+    assert {len(settings) for settings in roster.values()} == {2} and list(contest.CHOSEN) == list(roster)
+    for name, (lr, setting) in contest.CHOSEN.items():
+        assert lr in contest.RATES and setting in roster[name]
 
 
 def test_a_field_has_data_of_its_own_for_each_network_and_a_rival_runs_in_it():
-    field = rivals.field([3, 4])
+    field = contest.field([3, 4])
     assert field.x.shape == (2, 1000, 40) and not torch.equal(field.x[0], field.x[1])
     for i in range(2):
         same(member(field.start, i), params_of(build(partial(mlp, 40, [100, 100], 10), 3 + i)))
-    end = rivals.run(field, 0.1, smoothing=0.2, steps=2)
-    right, over = rivals.judge(field, end.params)
+    end = contest.run(field, 0.1, smoothing=0.2, steps=2)
+    right, over = contest.judge(field, end.params)
     out = field.outputs(member(end.params, 1), field.x_test[1])
     expected = 100 * (out.argmax(1) == field.y_test[1]).double().mean()
     assert right[1] == pytest.approx(expected.item())
