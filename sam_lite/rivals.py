@@ -101,7 +101,7 @@ def sam(rho: float, ascent: Ascent = ascent, mix: float = 1.0) -> Direction:
     """(1 - mix) g(w) + mix g(w + e), with e = ascent(g(w), w, rho). mix = 1: SAM.
 
     To first order in rho this is the gradient of L + mix rho ||g||, a penalty on the gradient's norm (Zhao, Zhang and Hu,
-    ICML 2022, eq. 12, whose alpha is `mix` and whose r is `rho`); their experiments take mix below 1.
+    ICML 2022), who mix the two gradients like this.
     """
     rho, mix = require.number("rho", rho, least=0), require.number("mix", mix, least=0)
 
@@ -133,7 +133,7 @@ def sometimes(rare: Direction, when: Callable[[int], bool]) -> Direction:
 def layer_ascent(grads: Params, params: Params, rho: float | Tensor) -> Params:
     """e = rho ||w|| g / ||g|| for each weight matrix by itself, and 0 for biases: adversarial weight perturbation.
 
-    One step of Wu, Xia and Wang (NeurIPS 2020, eq. 8 to 10), without their adversarial inputs; rho is their gamma, a share
+    One step of Wu, Xia and Wang (NeurIPS 2020), without their adversarial inputs; rho is their gamma, a share
     of the norm of each layer, not a distance. A zero gradient gives a zero step.
     """
     zero = {name: torch.zeros_like(g) for name, g in grads.items()}
