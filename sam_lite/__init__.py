@@ -35,6 +35,7 @@ What lectures and exercises use besides:
     landscape             the loss along lines and on planes
     batchnorm             running statistics: between two networks, and under SAM
     toys                  SAM's dynamics where they can be solved
+    rivals, contest       what else could explain SAM's gain; all of it on equal terms
     measures, ranking     what may predict generalization, and how well it ranks
     claims, plots         verdicts with their bounds; figures with captions
     explore_*             widgets for ρ, batch size and more

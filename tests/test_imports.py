@@ -37,6 +37,8 @@ ARROWS = {
     "starting": {"params", "data", "models", "stacked"},
     "updates": {"params"},
     "ensemble": {"params", "sam", "data", "callbacks", "stacked", "starting", "updates", "plan"},
+    "rivals": {"params", "ascents"},
+    "contest": {"params", "data", "models", "stacked", "rivals"},
     "tables": set(),
     "cluster": set(),
     "sweep": {"callbacks", "cluster", "tables"},

@@ -30,12 +30,14 @@ IDEAS = {  # the story, a line for each lecture
     "07_three_sharpnesses": "SAM comes from one sharpness, computes a second, is justified by a third. Which does it lower?",
     "08_bouncing": "SAM never comes to rest. It bounces across the valley, and the bounce drives it to where the valley is wide.",
     "09_contested": "What stands of all this when someone tries to knock it over?",
+    "10_questions": "Twenty-five questions that users of SAM ask in public, each with an answer that runs.",
 }
 STARTS = """<h2 id="start">Start here</h2>
 <div class="starts">
 <div><h3>You study</h3><p>Move the sliders above. Then read <a href="00_start_here.html">the first lecture</a>, or go straight to
 <a href="05_sam.html">SAM in twelve lines</a>. Guess before you look, at every ✍. Then solve
-<a href="exercise_05_sam.html">an exercise</a>. An unknown word? <a href="glossary.html">The glossary</a>.</p></div>
+<a href="exercise_05_sam.html">an exercise</a>. An unknown word? <a href="glossary.html">The glossary</a>.
+Your own model? <a href="recipe.html">The recipe</a>.</p></div>
 <div><h3>You teach</h3><p><a href="INSTRUCTORS.html">Plans for one evening to a whole term</a>, goals, rubrics, and how to grade.
 A setting of a slider stands in the page's address, so you can send it as a link.</p></div>
 <div><h3>You do research</h3><p><a href="#claims">All that was measured</a>, with bounds and intervals; the

@@ -4,7 +4,7 @@
 
 Equations become MathML, which browsers show themselves; pictures are inside the page, with the alternative text from
 their output's metadata. Explorers move on a page by what `live.py` has stored of them. Only they and the page of search
-results have a script. Markdown files become pages, too: the glossary, the references, `docs/`, the guide for teachers.
+results have a script. Markdown files become pages, too: the glossary, the recipe, `docs/`, the guide for teachers.
 """
 
 import argparse
@@ -282,8 +282,8 @@ def sections(address: str, title: str, body: str) -> list[list[str]]:
 
 def texts() -> list[tuple[Path, NotebookNode]]:
     """What is written in Markdown and becomes a page: each as a notebook of one cell."""
-    paths = [ROOT / "lectures" / "glossary.md", ROOT / "lectures" / "references.md", ROOT / "INSTRUCTORS.md"]
-    paths.append(ROOT / "ERRATA.md")
+    names = ("recipe", "notation", "glossary", "references")
+    paths = [*(ROOT / "lectures" / f"{name}.md" for name in names), ROOT / "INSTRUCTORS.md", ROOT / "ERRATA.md"]
     paths = [path for path in [*paths, *sorted((ROOT / "docs").glob("*.md"))] if path.is_file()]
     cells = ([nbformat.v4.new_markdown_cell(path.read_text(encoding="utf-8"))] for path in paths)
     return [(path, nbformat.v4.new_notebook(cells=some)) for path, some in zip(paths, cells, strict=True)]

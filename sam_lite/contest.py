@@ -1,0 +1,109 @@
+"""SAM and its rivals on equal terms: what the page of questions compares, and how each rival's settings were chosen.
+
+python -m sam_lite.contest      tries every setting on ten data sets that the page does not judge on (some minutes)
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sam_lite import rivals, stacked
+from sam_lite.data import load
+from sam_lite.models import build, mlp
+from sam_lite.params import Params, params_of, stack
+
+STEPS, BATCH = 1000, 32
+RATES = (0.3, 0.5)  # each rival may choose one of these, and one of two settings of its own
+# name -> learning rate, setting: what `python -m sam_lite.contest` found best
+CHOSEN: dict[str, tuple[float, float]] = {
+}
+
+
+class Field(NamedTuple):
+    """Where rivals compete: one network, and for each of n_models a start, training and test data of its own.
+
+    start: name -> (n_models, *shape). x: (n_models, n, *features), y: (n_models, n), and so for the test data.
+    """
+
+    model: nn.Module
+    start: Params
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    seed: int
+
+    def outputs(self, params: Params, x: Tensor) -> Tensor:
+        """Of one network, (n, 10): maps over many."""
+        return functional_call(self.model, params, (x,))
+
+
+def field(seeds: Sequence[int]) -> Field:
+    """MNIST-1D with 1,000 training examples, drawn anew for each seed, and a network with two hidden layers of 100 units."""
+    make = partial(mlp, 40, [100, 100], 10)
+    sets = [load("mnist1d", n_train=1000, n_test=3000, seed=seed) for seed in seeds]
+    x, y, x_test, y_test = (torch.stack(part) for part in zip(*sets, strict=True))
+    return Field(make(), stack([params_of(build(make, seed)) for seed in seeds]), x, y, x_test, y_test, seeds[0])
+
+
+def run(field: Field, lr: float, *, smoothing: float = 0.0, steps: int = STEPS, **settings: Any) -> rivals.Descent:
+    """Let one rival compete. smoothing: of the labels. settings: what `descend` takes."""
+    criterion = partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
+    gradient, settings = stacked.gradient(field.model, criterion), {"batch_size": BATCH, "seed": field.seed} | settings
+    return rivals.descend(gradient, field.start, field.x, field.y, lr=lr, steps=steps, **settings)
+
+
+def chosen(field: Field, name: str) -> rivals.Descent:
+    """Let a rival of the roster compete with the settings that were chosen for it."""
+    lr, setting = CHOSEN[name]
+    return run(field, lr, **roster()[name][setting])
+
+
+def judge(field: Field, params: Params) -> tuple[Tensor, Tensor]:
+    """Accuracy on fresh data in percent, and mean confidence less accuracy in points, of each network, (n_models,)."""
+    out = stacked.forward(field.model)(params, field.x_test)
+    right = 100 * (out.argmax(2) == field.y_test).double().mean(1)
+    return right, 100 * out.softmax(2).amax(2).double().mean(1) - right
+
+
+def roster(steps: int = STEPS) -> dict[str, dict[float, dict]]:
+    """name -> {a setting: what `run` is given}, two settings for each."""
+    decays = (0.0, 1e-3)
+    late = lambda step: step > 0.9 * steps  # noqa: E731
+    fifth = lambda step: step % 5 == 0  # noqa: E731
+    return {
+        "SGD": {wd: {"direction": rivals.decayed(wd)} for wd in decays},
+        "SGD, twice the steps": {wd: {"direction": rivals.decayed(wd), "steps": 2 * steps} for wd in decays},
+        "SGD, falling rate": {wd: {"direction": rivals.decayed(wd), "schedule": rivals.fall} for wd in decays},
+        "label smoothing": {s: {"smoothing": s} for s in (0.1, 0.2)},
+        "EMA": {d: {"after": rivals.ema(d)} for d in (0.99, 0.997)},
+        "SWA": {s: {"after": rivals.swa(int(s * steps), 10)} for s in (0.5, 0.75)},
+        "Lookahead": {k: {"after": rivals.lookahead(k, 0.5)} for k in (5, 10)},
+        "random perturbation": {r: {"direction": rivals.noise(r)} for r in (1.0, 3.0)},
+        "SAM": {r: {"direction": rivals.sam(r)} for r in (0.35, 0.5)},
+        "gradient penalty": {r: {"direction": rivals.sam(r, mix=0.8)} for r in (0.35, 0.5)},
+        "AWP": {r: {"direction": rivals.sam(r, rivals.layer_ascent)} for r in (0.02, 0.04)},
+        "SAM, every 5th step": {r: {"direction": rivals.sometimes(rivals.sam(r), fifth)} for r in (0.5, 1.0)},
+        "SAM, last tenth": {r: {"direction": rivals.sometimes(rivals.sam(r), late)} for r in (0.35, 0.5)},
+    }
+
+
+def main() -> None:
+    """Print the mean accuracy with every setting on ten data sets that the lecture does not judge on."""
+    others = field(range(500, 510))
+    for name, settings in roster().items():
+        tried = {}
+        for lr in RATES:
+            for setting, given in settings.items():
+                tried[lr, setting] = judge(others, run(others, lr, **given).params)[0].mean().item()
+                print(f"{name}: rate {lr}, setting {setting:g}: {tried[lr, setting]:.2f} %", flush=True)
+        print(f'    "{name}": {max(tried, key=tried.__getitem__)},', flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Wrong rivals of SAM: (name, file, right, wrong, a test that must fail)."""
+
+_RIVALS, _TEST = "sam_lite/rivals.py", "tests/test_rivals.py::test_"
+
+MUTANTS = [
+    (
+        "swa counts the first weights twice",
+        _RIVALS,
+        "torch.lerp(s, fast[name], 1 / n)",
+        "torch.lerp(s, fast[name], 1 / (n + 1))",
+        f"{_TEST}swa_is_the_mean_of_what_it_names",
+    ),
+    (
+        "ema with its two shares swapped",
+        _RIVALS,
+        "torch.lerp(fast[name], s, decay)",
+        "torch.lerp(s, fast[name], decay)",
+        f"{_TEST}ema_is_that_of_torch",
+    ),
+    (
+        "lookahead forgets to go back",
+        _RIVALS,
+        "return slow, slow",
+        "return fast, slow",
+        f"{_TEST}lookahead_is_its_algorithm",
+    ),
+    (
+        "the mixture the wrong way round",
+        _RIVALS,
+        "torch.lerp(g[name], up[name], mix)",
+        "torch.lerp(up[name], g[name], mix)",
+        f"{_TEST}the_mixture_is_the_penalty_to_first_order",
+    ),
+    (
+        "a layer's climb as a distance",
+        _RIVALS,
+        "params, rho * torch.linalg.vector_norm(params[name])",
+        "params, rho",
+        f"{_TEST}a_layers_climb_is_a_share_of_its_norm",
+    ),
+    (
+        "noise of one length for all networks together",
+        _RIVALS,
+        "e = vmap(lambda g: ascent(g, g, rho))(drawn)",
+        "e = ascent(drawn, drawn, rho)",
+        f"{_TEST}noise_looks_at_a_distance_rho",
+    ),
+    (
+        "a second gradient that nobody counts",
+        _RIVALS,
+        "calls += 1",
+        "calls = max(calls, 1)",
+        f"{_TEST}sam_is_the_optimizer_of_the_package",
+    ),
+]
