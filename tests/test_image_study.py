@@ -1,11 +1,13 @@
 """The study of real images: what it trains, what it measures, and how it ends and goes on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,9 @@ def make_data(seed=0):
     return Data(*parts)
 
 
+LEVELS = (2.2, 2.0)
+
+
 @pytest.fixture(scope="module")
 def small():
     return make_data()
@@ -40,7 +45,9 @@ def small():
 def runs(small):
     """arm -> the table of a network of it, after one epoch of small batches."""
     names = ("sgd", "large_linear", "sam_0.05", "wrong_40_sam", "adam")
-    return {arm: image_study.network("none", arm, 3, data=small, epochs=1, equal_loss=2.2) for arm in names}
+    return {
+        arm: image_study.network("none", arm, 3, 0.01, 0.05, data=small, epochs=1, equal_losses=LEVELS) for arm in names
+    }
 
 
 # --- what is trained
@@ -64,16 +71,12 @@ def test_the_arms_are_what_was_announced():
     assert {arm.wrong for arm in image_study.ARMS.values()} == {0, 0.2, 0.4}
     sizes = {method: len(rates) * len(strengths) for method, (rates, strengths) in image_study.GRID.items()}
     assert len(set(sizes.values())) == 1, sizes  # an equal grid
-    for norm, methods in image_study.TUNED.items():
-        assert norm in image_study.NORMS
-        for method, (lr, strength) in methods.items():
-            assert lr in image_study.GRID[method][0] and strength in image_study.GRID[method][1]
     assert not set(image_study.SEEDS) & set(image_study.TUNING_SEEDS)
 
 
 def test_a_network_is_what_a_loop_by_hand_gives(small):
     """SGD with momentum and weight decay at a rate that grows over the first 32 steps, on the batches of the seed."""
-    run, kept = image_study._trained("none", image_study.ARMS["sgd"], (0.05, 1e-3), 5, small, epochs=1)
+    run, kept = image_study._trained("none", image_study.ARMS["sgd"], 0.05, 1e-3, 5, small, epochs=1)
     model = build(convnet, 5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     generator, step = torch.Generator().manual_seed(5), 0
@@ -89,16 +92,15 @@ def test_a_network_is_what_a_loop_by_hand_gives(small):
         torch.testing.assert_close(params_of(kept[32])[name], p, rtol=1e-3, atol=1e-5)
 
 
-def test_a_large_batch_takes_the_tuned_rate_times_its_factor(small, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        image_study, "_optimizer", lambda model, *how: seen.append(how) or torch.optim.SGD(model.parameters(), 0.01)
-    )
-    monkeypatch.setitem(image_study.TUNED, "none", {"sgd": (0.01, 1e-3), "sam": (0.02, 0.1), "adam": (0.003, 0.0)})
-    for arm in ("sgd", "large", "large_sqrt", "large_linear", "sam_0.2", "wrong_20_sam", "adam"):
-        image_study.network("none", arm, 0, data=small, epochs=1, equal_loss=1e-9)
-    rates = [("sgd", 0.01, 1e-3), ("sgd", 0.01, 1e-3), ("sgd", 0.04, 1e-3), ("sgd", 0.16, 1e-3)]
-    assert seen == [*rates, ("sam", 0.02, 0.2), ("sam", 0.02, 0.1), ("adam", 0.003, 0.0)]
+def test_jobs_take_the_tuned_setting_but_for_what_an_arm_is_about():
+    jobs = image_study.jobs("none", {"sgd": (0.01, 1e-3), "sam": (0.02, 0.1), "adam": (0.003, 0.0)})
+    assert len(jobs) == len(image_study.ARMS) * len(image_study.SEEDS)
+    first = {job["arm"]: (job["lr"], job["strength"]) for job in jobs[: len(image_study.ARMS)]}
+    assert first["sgd"] == first["large"] == first["wrong_20_sgd"] == (0.01, 1e-3)
+    assert first["large_sqrt"] == (0.04, 1e-3) and first["large_linear"] == (0.16, 1e-3)
+    assert [first[f"sam_{rho}"] for rho in image_study.RHOS] == [(0.02, rho) for rho in image_study.RHOS]
+    assert first["wrong_40_sam"] == (0.02, 0.1) and first["adam"] == (0.003, 0.0)
+    assert {job["seed"] for job in jobs[: len(first)]} == {0}  # seed by seed
 
 
 @pytest.mark.parametrize("method", ["sgd", "sam", "adam"])
@@ -117,7 +119,9 @@ def test_labels_are_wrong_in_exactly_the_share_that_is_asked_for():
     assert torch.equal(wrong, image_study.wrong_labels(y, 0.4, seed=1))
     assert not torch.equal(wrong, image_study.wrong_labels(y, 0.4, seed=2))
     assert torch.equal(image_study.wrong_labels(y, 0.0, seed=1), y)
-    shifts = ((image_study.wrong_labels(torch.zeros(90_000, dtype=torch.long), 1.0, seed=0)) % 10).bincount(minlength=10)
+    shifts = ((image_study.wrong_labels(torch.zeros(90_000, dtype=torch.long), 1.0, seed=0)) % 10).bincount(
+        minlength=10
+    )
     assert shifts[0] == 0 and (shifts[1:] - 10_000).abs().max() < 500  # uniform over the nine others: 5 deviations
 
 
@@ -130,22 +134,24 @@ def test_wrong_labels_are_learned_and_scored_as_such(runs, small):
 # --- what is measured
 
 
-def test_moments_are_the_first_low_loss_equal_epochs_and_the_end():
+def test_moments_are_the_first_low_losses_equal_epochs_and_the_end():
     records = pd.DataFrame({"step": [8, 16, 24, 32], "train_loss": [0.9, 0.29, 0.31, 0.2]})
-    assert image_study.moments(records, 0.3, 24) == {"equal_loss": 16, "epochs": 24, "end": 32}
-    assert image_study.moments(records, 0.1, 32) == {"end": 32}
+    found = image_study.moments(records, (0.3, 0.25, 0.1), 24)
+    assert found == {"loss_0.3": 16, "loss_0.25": 32, "epochs": 24, "end": 32}
+    assert image_study.moments(records, (), 32) == {"end": 32}
     diverged = pd.DataFrame({"step": [8, 9], "train_loss": [0.9, float("nan")]})
-    assert image_study.moments(diverged, 0.3, 24) == {"end": 9}
+    assert image_study.moments(diverged, (0.3,), 24) == {"end": 9}
 
 
 def test_at_equal_loss_the_loss_is_just_below(runs):
-    for arm in ("sgd", "adam"):
-        assert runs[arm].set_index("moment")["train_loss"]["equal_loss"] <= 2.2
+    at = runs["sgd"].set_index("moment")
+    for level in LEVELS:
+        assert at["train_loss"][f"loss_{level}"] <= level
+    assert at["step"]["loss_2.2"] < at["step"]["loss_2.0"] or at["train_loss"]["loss_2.2"] <= 2.0
 
 
-def test_a_network_that_diverges_is_kept_without_measures(small, monkeypatch):
-    monkeypatch.setitem(image_study.TUNED["none"], "sgd", (1e9, 0.0))
-    table = image_study.network("none", "sgd", 0, data=small, epochs=1)
+def test_a_network_that_diverges_is_kept_without_measures(small):
+    table = image_study.network("none", "sgd", 0, 1e9, 0.0, data=small, epochs=1)
     assert table["moment"].tolist() == ["end"] and table["status"].tolist() == ["diverged"]
     assert "lambda_max" not in table and table["seconds"].gt(0).all()
 
@@ -168,7 +174,9 @@ def test_measures_are_those_of_the_dense_hessian(norm, small):
     mean = sharpness.average_sharpness(loss, w, 0.5, samples=2000, seed=1)
     assert abs(found["average"] - mean.value.item()) < 0.5 * abs(mean.value.item()) + 5 * mean.error.item()
     assert found["measured_loss"] == pytest.approx(loss(w).item(), rel=1e-5)
-    assert (found["test_loss"], found["test_acc"]) == pytest.approx(evaluate(model, small.x_test.double(), small.y_test))
+    assert (found["test_loss"], found["test_acc"]) == pytest.approx(
+        evaluate(model, small.x_test.double(), small.y_test)
+    )
 
 
 def test_the_line_ends_in_the_two_networks(small):
@@ -190,19 +198,32 @@ def test_lines_with_batch_norm_have_statistics_of_their_own_at_each_point(small)
     assert fresh == image_study.line(one.eval(), two.eval(), small)
 
 
-def test_a_line_joins_the_networks_at_equal_loss(runs):
-    table = runs["large_linear"]
-    if "equal_loss" in set(table["moment"]):
-        assert (table["moment"] == "line").sum() == 13
-    assert "line" not in set(runs["sgd"]["moment"])
+def test_a_line_joins_the_networks_at_equal_loss(runs, small):
+    """Its ends have the losses of the two, which the whole of the small data and these few images share."""
+    rows = runs["large_linear"]
+    ends = rows[rows["moment"] == "line_2.2"].set_index("alpha")["train_loss"]
+    assert len(ends) == 13
+    large = rows.set_index("moment").loc["loss_2.2", "train_loss"]
+    alone = image_study.network("none", "sgd", 3, 0.01 / 16, 0.05, data=small, epochs=1, equal_losses=LEVELS)
+    assert ends[1.0] == pytest.approx(large, rel=1e-4)
+    assert ends[0.0] == pytest.approx(alone.set_index("moment").loc["loss_2.2", "train_loss"], rel=1e-3)
+    assert not runs["sgd"]["moment"].str.startswith("line").any()
 
 
 def test_the_test_images_have_no_part_in_training(small):
     other = small._replace(x_test=small.x_test.flip(0))
-    a, b = (image_study.network("none", "sgd", 1, data=d, epochs=1, equal_loss=1e-9) for d in (small, other))
+    a, b = (image_study.network("none", "sgd", 1, 0.01, 0.0, data=d, epochs=1, equal_losses=()) for d in (small, other))
     same = [name for name in a if name not in ("test_loss", "test_acc", "seconds")]
     pd.testing.assert_frame_equal(a[same], b[same])
     assert not a["test_loss"].equals(b["test_loss"])
+
+
+def test_the_card_tells_every_column_and_no_other(runs, small):
+    card = (files("sam_lite") / "image_study.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in card.splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row)} - {"tuning", "epochs", "end"}
+    found = {name for table in runs.values() for name in table} | {"norm", "arm", "method", "seed", "lr", "strength"}
+    assert told == found | set(image_study.tried("none", "sgd", 0.01, 0.0, 0, data=small, epochs=1))
 
 
 # --- tuning
@@ -214,7 +235,7 @@ def test_a_setting_is_judged_on_images_that_it_was_not_trained_on(small):
         for method in ("sgd", "sam")
     }
     assert found["sgd"]["gradients"] == found["sam"]["gradients"] == 32
-    run, kept = image_study._trained("none", image_study.Arm("sam"), (0.01, 0.01), 100, small, 1)
+    run, kept = image_study._trained("none", image_study.Arm("sam"), 0.01, 0.01, 100, small, 1)
     held_out = found["sam"]["held_out_loss"], found["sam"]["held_out_acc"]
     assert held_out == pytest.approx(evaluate(kept[16], *small[2:]))
 
@@ -235,15 +256,10 @@ def test_a_setting_that_diverges_is_never_chosen(small):
 
 
 def test_the_best_mean_on_held_out_images_is_chosen():
-    table = pd.DataFrame(
-        [("none", "sgd", 0.1, 0.0, 0.8), ("none", "sgd", 0.1, 0.0, 0.9), ("none", "sgd", 0.2, 0.0, 0.95)]
-        + [("none", "sgd", 0.2, 0.0, 0.7), ("none", "sam", 0.1, 0.05, 0.5), ("batch", "sgd", 0.3, 1e-3, 0.9)],
-        columns=["norm", "method", "lr", "strength", "held_out_acc"],
-    )
-    assert image_study.chosen(table) == {
-        "none": {"sgd": (0.1, 0.0), "sam": (0.1, 0.05)},
-        "batch": {"sgd": (0.3, 1e-3)},
-    }
+    rows = [("sgd", 0.1, 0.0, 0.8), ("sgd", 0.1, 0.0, 0.9), ("sgd", 0.2, 0.0, 0.95), ("sgd", 0.2, 0.0, 0.7)]
+    rows += [("sam", 0.1, 0.05, 0.5), ("sam", 0.1, 0.1, 0.4)]
+    table = pd.DataFrame(rows, columns=["method", "lr", "strength", "held_out_acc"])
+    assert image_study.chosen(table) == {"sgd": (0.1, 0.0), "sam": (0.1, 0.05)}
 
 
 # --- what is refused
@@ -251,13 +267,28 @@ def test_the_best_mean_on_held_out_images_is_chosen():
 
 def test_settings_of_no_study_are_refused(small):
     for call, match in (
-        (lambda: image_study.network("group", "sgd", 0, data=small), "norm must be one of none, batch, got 'group'"),
-        (lambda: image_study.network("none", "huge", 0, data=small), "arm must be one of sgd, large, .*, got 'huge'"),
-        (lambda: image_study.network("none", "sgd", -1, data=small), "seed must be an integer >?=? ?.*0.*, got -1"),
-        (lambda: image_study.network("none", "sgd", 0, data=small, epochs=0), "epochs must be an integer >= 1, got 0"),
+        (
+            lambda: image_study.network("group", "sgd", 0, 0.1, 0, data=small),
+            "norm must be one of none, batch, got 'group'",
+        ),
+        (
+            lambda: image_study.network("none", "huge", 0, 0.1, 0, data=small),
+            "arm must be one of sgd, large, .*, got 'huge'",
+        ),
+        (
+            lambda: image_study.network("none", "sgd", -1, 0.1, 0, data=small),
+            "seed must be an integer from 0 to .*, got -1",
+        ),
+        (
+            lambda: image_study.network("none", "sgd", 0, 0.1, 0, data=small, epochs=0),
+            "epochs must be an integer >= 1, got 0",
+        ),
         (lambda: image_study.tried("none", "lion", 0.1, 0, 0, data=small), "method must be one of sgd, sam, adam, got"),
         (lambda: image_study.tried("none", "sgd", 0.0, 0, 0, data=small), "lr must be a finite number > 0"),
-        (lambda: image_study.wrong_labels(small.y_train, 1.1, 0), "share must be a finite number >= 0 and <= 1, got 1.1"),
+        (
+            lambda: image_study.wrong_labels(small.y_train, 1.1, 0),
+            "share must be a finite number >= 0 and <= 1, got 1.1",
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             call()
@@ -287,9 +318,9 @@ def test_photographs_of_debian(fashion):
 
 def test_results_of_another_version_or_grid_are_refused(tmp_path):
     work = lambda **job: pd.DataFrame({"loss": [1.0]})  # noqa: E731
-    sweep.run(work, image_study.tuning_jobs(), tmp_path, version="0")
+    sweep.run(work, image_study.tuning_jobs("none"), tmp_path, version="0")
     with pytest.raises(ValueError, match="has other version: '0' there, '1' now; name another folder"):
-        sweep.run(work, image_study.tuning_jobs(), tmp_path, version=image_study.VERSION)
+        sweep.run(work, image_study.tuning_jobs("none"), tmp_path, version=image_study.VERSION)
 
 
 # --- the command
@@ -326,13 +357,13 @@ def test_the_command_goes_on_after_kill_9_and_after_a_full_disk_and_ends_in_the_
     whole = start(tmp_path / "whole")
     said, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
-    assert "none  end         6\n" in said and "The tuning here would choose" in said
+    assert "none  end         6\n" in said
 
     full = start(tmp_path / "torn", bytes=4000)
     _, errors = full.communicate(timeout=300)
     assert full.returncode == 1 and "free some space, and the same call goes on" in errors
     for n in (1, 3):  # kill -9 once so many networks are done
-        killed, networks = start(tmp_path / "torn"), tmp_path / "torn" / "networks"
+        killed, networks = start(tmp_path / "torn"), tmp_path / "torn" / "none_networks"
         while killed.poll() is None and len(list(networks.glob("*.parquet"))) < n:
             time.sleep(0.02)
         killed.send_signal(signal.SIGKILL)
@@ -345,4 +376,4 @@ def test_the_command_goes_on_after_kill_9_and_after_a_full_disk_and_ends_in_the_
     tables = [pd.read_parquet(tmp_path / name / "image_study.parquet") for name in ("whole", "torn")]
     pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
     assert tables[0].attrs["versions"]["torch"] == torch.__version__ and tables[0].attrs["hours"] > 0
-    assert tables[0].attrs["SEEDS"] == [0, 1] and tables[0].attrs["EQUAL_LOSS"] == image_study.EQUAL_LOSS
+    assert tables[0].attrs["SEEDS"] == [0, 1] and tables[0].attrs["EPOCHS"] == image_study.EPOCHS
