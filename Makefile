@@ -11,7 +11,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 # PyTorch's threads spin while they wait for one another; where another program uses a core, that takes ten times as long
 export GOMP_SPINCOUNT = 1000
 
-.PHONY: help lectures site slides lab test check bench study record clean nbval course all
+.PHONY: help lectures site slides lab test check bench study images record clean nbval course all
 
 help:
 	@echo "make lectures   run every lecture, several side by side, and write pages to read to _site/"
@@ -22,6 +22,7 @@ help:
 	@echo "make check      the quick part: style, types, and the tests that take seconds"
 	@echo "make bench      speed against other tools, as ratios"
 	@echo "make study      make the recorded study of ten thousand models anew, in about two hours"
+	@echo "make images     make the recorded study of real images anew, in about three hours"
 	@echo "make record     run the lectures and store what they say (the only way to change an output)"
 	@echo "make clean      remove all that these made, .venv included"
 
@@ -55,6 +56,9 @@ bench: all
 
 study: all
 	$(RUN) -m sam_lite.study results/study --workers 2
+
+images: all
+	$(RUN) -m sam_lite.image_study results/images --workers 2
 
 record: all
 	$(RUN) tools/record.py

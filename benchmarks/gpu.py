@@ -1,9 +1,10 @@
-"""Lectures 02 to 06 at the scale of a GPU, and a part of the study: python benchmarks/gpu.py [NAME ...] [--rehearse]
+"""Lectures 02 to 06 at the scale of a GPU, and parts of the studies: python benchmarks/gpu.py [NAME ...] [--rehearse]
 
 For each lecture: which verdicts differ from the stored ones, its time, the most memory it held, and how many times as
 fast as this machine's CPU the same training runs. For the study: one group of it, beside what is recorded of the same
-networks. --rehearse needs no GPU: it takes the same branch of each lecture in miniature, so that every cell runs with
-images and deeper networks; its verdicts mean nothing and are not shown.
+networks. For the study of real images: two of its arms, in float32 and in bfloat16. --rehearse needs no GPU: it takes
+the same branch of each lecture in miniature, so that every cell runs with images and deeper networks; its verdicts mean
+nothing and are not shown.
 """
 
 import argparse
@@ -18,8 +19,8 @@ import nbformat
 import pandas as pd
 import torch
 
-from sam_lite import measures, study
-from sam_lite.data import best_device, mnist1d
+from sam_lite import image_study, measures, study
+from sam_lite.data import Data, best_device, mnist1d
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -54,6 +55,8 @@ print(json.dumps({{"faster": times["cpu"] / times[device], "gigabytes": memory /
 # One group of the study, and what the rehearsal makes of it
 GROUP = dict(width=70, depth=3, batch_size=50, optimizer="momentum", dropout=0.01)
 PART = dict(lr_levels=(2,), weight_decays=(0.0,), seeds=(0, 1))
+# Arms of the study of real images, with learning rate and rho or weight decay
+ARMS = {"sgd": (0.01, 0.0), "sam_0.05": (0.01, 0.05)}
 
 
 def prepared(name: str, rehearse: bool) -> nbformat.NotebookNode:
@@ -118,11 +121,48 @@ def group(rehearse: bool) -> str:
     )
 
 
-NAMES = [*MINIATURE, "study"]
+def photographs(rehearse: bool) -> str:
+    """ARMS of the image study on this device, ten seeds: SAM beside SGD, float32 beside bfloat16, and the CPU's time."""
+    device, all_of_it, epochs = best_device(), image_study.photographs(), 1 if rehearse else image_study.EPOCHS
+    n, n_test, seeds = (1024, 200, (0, 1)) if rehearse else (image_study.N_TRAIN, 10_000, image_study.SEEDS)
+    data = Data(*(part[:n] for part in all_of_it[:2]), *(part[:n_test] for part in all_of_it[2:]))
+
+    def made(arm: str, seeds, device, autocast: bool = False) -> pd.DataFrame:
+        """The rows at the end of the training, one per seed."""
+        how = {"data": data.to(device), "epochs": epochs, "autocast": autocast}
+        tables = [image_study.network("none", arm, seed, *ARMS[arm], **how) for seed in seeds]
+        return pd.concat(tables).query("moment == 'end'").reset_index(drop=True)
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    plain = {arm: made(arm, seeds, device) for arm in ARMS}
+    half = {arm: made(arm, seeds, device, autocast=True) for arm in ARMS}
+    memory = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0
+    cpu = made("sgd", seeds[:1], "cpu")
+    sgd, sam = plain.values()
+    lines = [f"images: {len(seeds)} networks of {len(ARMS)} arms, in float32 and in bfloat16"]
+    if rehearse:
+        return lines[0]
+    ratio, gain = sgd["lambda_max"] / sam["lambda_max"], 100 * (sam["test_acc"] - sgd["test_acc"])
+    lines += [
+        f"  a network takes {sgd['seconds'].median():.1f} s, {memory:.2f} GB; on the CPU {cpu['seconds'][0]:.1f} s"
+    ]
+    lines += [f"  lambda_max of SGD over SAM {ratio.mean():.2f} ± {2 * ratio.sem():.2f}"]
+    lines += [f"  SAM's test accuracy minus SGD's, points: {gain.mean():.2f} ± {2 * gain.sem():.2f}"]
+    for arm in ARMS:
+        moved = 100 * (half[arm]["test_acc"] - plain[arm]["test_acc"])
+        lines += [
+            f"  {arm}, bfloat16 minus float32, points of test accuracy: {moved.mean():.2f} ± {2 * moved.sem():.2f}"
+        ]
+    return "\n".join(lines)
+
+
+ALONE = {"study": group, "images": photographs}
+NAMES = [*MINIATURE, *ALONE]
 
 
 def run(name: str, rehearse: bool) -> str:
-    return group(rehearse) if name == "study" else lecture(name, rehearse)
+    return ALONE[name](rehearse) if name in ALONE else lecture(name, rehearse)
 
 
 def main() -> None:

@@ -5,8 +5,22 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from sam_lite import require
+
 PATIENCE = 10  # seconds after which Dask is asked whether it still works at the jobs
 ABSENT = 300  # seconds for which all workers may be away, once there were some
+
+
+def local(workers: int) -> Any:
+    """A dask.distributed.Client with so many processes of one thread on this machine; None for 0: without Dask."""
+    if not require.whole("workers", workers, least=0):
+        return None
+    import dask
+    from distributed import Client
+
+    # Dask has its workers give memory back at once, and fetch it anew at every step: a third of the time
+    dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**27})
+    return Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
 
 def tables_of(work: Callable, jobs: dict[str, dict], client: Any, limit: float | None) -> Iterator[tuple[str, object]]:

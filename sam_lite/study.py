@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch.func import functional_call, vmap
 
-from sam_lite import measures, require, stacked, sweep
+from sam_lite import cluster, measures, require, stacked, sweep
 from sam_lite.data import Data, best_device, mnist1d
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import mlp
@@ -99,14 +99,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for the results; when it holds some, the study goes on from there")
     parser.add_argument("--workers", type=int, default=0, help="processes of one thread each (needs dask.distributed)")
     settings = parser.parse_args()
-    client = None
-    if settings.workers:
-        import dask
-        from distributed import Client
-
-        # Dask has its workers give memory back at once, and fetch it anew at every step: a third of the time
-        dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**27})
-        client = Client(n_workers=settings.workers, threads_per_worker=1, dashboard_address=None)
+    client = cluster.local(settings.workers)
     from tqdm import tqdm
 
     jobs = sweep.grid(**AXES)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from test_imports import made_by
 
 ROOT = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
@@ -35,6 +36,12 @@ def test_every_cell_runs_in_the_branch_of_a_gpu(name, fashion):
 @pytest.mark.slow
 def test_a_group_of_the_study_finds_its_recorded_networks():
     assert gpu.run("study", rehearse=True) == "study: 2 networks made again"
+
+
+@pytest.mark.slow
+@pytest.mark.when_changed("benchmarks/gpu.py", *made_by("image_study"))
+def test_two_arms_of_the_image_study_run(fashion):
+    assert gpu.run("images", rehearse=True) == "images: 2 networks of 2 arms, in float32 and in bfloat16"
 
 
 def test_a_changed_scale_cell_is_named(monkeypatch):

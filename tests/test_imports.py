@@ -42,7 +42,11 @@ ARROWS = {
     "tables": set(),
     "cluster": set(),
     "sweep": {"callbacks", "cluster", "tables"},
-    "study": {"data", "models", "stacked", "ensemble", "measures", "sweep"},
+    "study": {"cluster", "data", "models", "stacked", "ensemble", "measures", "sweep"},
+    "image_study": {
+        *("params", "data", "models", "noise", "batchnorm", "sam", "hessian", "sharpness", "train"),
+        *("tables", "cluster", "sweep"),
+    },
     "plots": set(),
     "widgets": {"plots"},
     "grids": {"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"},

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sam_lite import models
-from sam_lite.models import GhostBatchNorm1d, GhostBatchNorm2d, build, keskar, mlp
+from sam_lite.models import GhostBatchNorm1d, GhostBatchNorm2d, build, convnet, keskar, mlp
 from sam_lite.params import count, params_of
 
 
@@ -71,6 +71,32 @@ def test_layers_of_the_two_convolutional_networks():
     head = ["Flatten", "Dropout", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
     assert layer_names(deep) == sum(stacks, []) + head
     assert [d.p for d in deep if isinstance(d, nn.Dropout)] == [0.3] + [0.4] * 7 + [0.5] * 2
+
+
+def test_the_convnet_has_26698_weights_and_halves_the_image_twice():
+    conv = 8 * 9 + 8, 16 * 8 * 9 + 16  # 3 x 3 filters
+    assert count(params_of(convnet())) == sum(conv) + dense(16 * 7 * 7, 32, 10) == 26_698
+    assert count(params_of(convnet(norm="batch"))) == 26_698 + norms(8, 16)
+    layers = [
+        "Unflatten",
+        "Conv2d",
+        "BatchNorm2d",
+        "ReLU",
+        "Conv2d",
+        "BatchNorm2d",
+        "ReLU",
+        "Flatten",
+        "Linear",
+        "ReLU",
+    ]
+    assert layer_names(convnet(norm="batch")) == [*layers, "Linear"]
+    x = torch.randn(4, 784)
+    assert convnet(width=2, n_out=3)[:3](x).shape == (4, 2, 14, 14) and convnet(width=2, n_out=3)(x).shape == (4, 3)
+    rows = convnet(1, norm="ghost", ghost_size=2)(x)
+    assert rows.shape == (4, 10)
+    for wrong in ({"width": 0}, {"n_out": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be an integer >= 1, got 0"):
+            convnet(**wrong)
 
 
 def test_mlp_layers_are_numbered():

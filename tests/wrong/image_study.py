@@ -1,0 +1,76 @@
+"""Wrong studies of real images: (name, file, right, wrong, a test that must fail)."""
+
+_STUDY, _T = "sam_lite/image_study.py", "tests/test_image_study.py::test_"
+
+MUTANTS = [
+    (
+        "held out from what was trained on",
+        _STUDY,
+        "part[N_TRAIN : N_TRAIN + N_HELD_OUT]",
+        "part[:N_HELD_OUT]",
+        _T + "the_held_out_images_are_training_images_and_no_others",
+    ),
+    (
+        "the setting of the best seed",
+        _STUDY,
+        '["held_out_acc"].mean()',
+        '["held_out_acc"].max()',
+        _T + "the_best_mean_on_held_out_images_is_chosen",
+    ),
+    (
+        "a wrong label that may be the right one",
+        _STUDY,
+        "torch.randint(1, 10,",
+        "torch.randint(0, 10,",
+        _T + "labels_are_wrong_in_exactly_the_share_that_is_asked_for",
+    ),
+    (
+        "equal loss at the last look",
+        _STUDY,
+        "int(low.iloc[0])",
+        "int(low.iloc[-1])",
+        _T + "moments_are_the_first_low_losses_equal_epochs_and_the_end",
+    ),
+    (
+        "a line from large to small batches",
+        _STUDY,
+        "of(add(start, span, alpha))",
+        "of(add(start, span, 1 - alpha))",
+        _T + "the_line_ends_in_the_two_networks",
+    ),
+    (
+        "small batches at the rate of large ones",
+        _STUDY,
+        "lr / how.factor",
+        "lr",
+        _T + "a_line_joins_the_networks_at_equal_loss",
+    ),
+    (
+        "no warm-up",
+        _STUDY,
+        "min(1.0, (step + 1) / WARM_UP)",
+        "1.0",
+        _T + "a_network_is_what_a_loop_by_hand_gives",
+    ),
+    (
+        "weight decay under SAM as strong as its rho",
+        _STUDY,
+        'decay = 0.0 if method == "sam" else strength',
+        "decay = strength",
+        _T + "optimizers_are_what_they_are_called",
+    ),
+    (
+        "half of the images taken for the whole",
+        _STUDY,
+        "!= (60_000, 10_000)",
+        "> (60_000, 10_000)",
+        _T + "photographs_that_are_missing_or_damaged_are_named",
+    ),
+    (
+        "SGD with half the gradients of SAM",
+        _STUDY,
+        '"sgd": Arm("sgd", 2)',
+        '"sgd": Arm("sgd", 1)',
+        _T + "arms_have_equal_epochs_equal_updates_and_equal_gradients",
+    ),
+]
