@@ -1,4 +1,4 @@
-"""The marks of one submission: `python tools/judging.py REQUEST` runs its answers in confinement, and judges them here.
+"""The marks of one submission: `judge` runs its answers in confinement, and judges them here.
 
 The student's code runs in a process of its own (`answers.py`), which is started anew, without the cell that was at
 fault, when it ends or takes too long. This process imports nothing of the student's: it runs the checks of the course
@@ -27,7 +27,6 @@ from nbformat import NotebookNode
 import feedback
 import similar
 from assignments import is_picture, role
-from notebooks import write
 from plain import decode, restore
 from running import COLOUR
 from submissions import read, repair
@@ -295,8 +294,3 @@ def judge(request: dict) -> dict:
     shown = {"runs": sorted(similar.runs(code) - stubs)}
     shown |= {"body": feedback.body(notebook), "written": written, "pictures": feedback.pictures(handed, expected)}
     return {"state": "graded", "remarks": remarks, "scores": scores, "hidden": hidden, **shown}
-
-
-if __name__ == "__main__":
-    wanted = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    write(Path(wanted["answer"]), json.dumps(judge(wanted)))
