@@ -27,6 +27,14 @@ WRONG = [
         'wide = table.pivot(index="seed", columns="condition", values="value")',
         'wide = pd.DataFrame({name: part["value"].tolist() for name, part in table.groupby("condition")})',
     ),
+    ("second minus first", "verdict", "(wide[first] - wide[second])", "(wide[second] - wide[first])"),
+    ("an interval of 90 %", "verdict", "stats.t.ppf(0.975,", "stats.t.ppf(0.95,"),
+    ("n degrees of freedom", "verdict", "len(pairs) - 1)", "len(pairs))"),
+    ("the lost pair is not counted", "verdict", '"lost": len(wide) - len(pairs)', '"lost": 0'),
+    ("the lost pair is counted as one of them", "verdict", '"n": len(pairs)', '"n": len(wide)'),
+    ("the ends in the wrong order", "verdict", '{"low": pairs.mean() - half', '{"low": pairs.mean() + half'),
+    ("no seed of the last condition", "experiment", "tables.append(table)", "tables.append(table.iloc[len(tables) :])"),
+    ("no table", "experiment", "pd.concat(tables, ignore_index=True)", "pd.concat(tables).to_dict()"),
 ]
 
 RIGHT = [
