@@ -88,6 +88,7 @@ def test_nothing_that_a_student_wrote_runs_or_is_fetched_on_a_page(text):
 def test_equations_and_code_of_a_student_are_shown_as_meant():
     shown = feedback.markdown("`a < b`, $\\frac{a}{2}$ and\n\n$$\\lambda_{max}$$\n\n```python\nx = 1 < 2\n```")
     assert "<code>a &lt; b</code>" in shown and "<mfrac>" in shown and 'display="block"' in shown
+    assert "ns0:" not in feedback.markdown("## The size of $a^2$") and "<msup>" in feedback.markdown("## Of $a^2$")
 
 
 def test_the_page_of_a_student_fetches_nothing_and_has_no_script(solution):

@@ -68,7 +68,7 @@ def _equation(tex: str, display: str) -> str:
 
 def markdown(source: str, *, ours: bool = False) -> str:
     """Markdown as HTML. ours: it stands in the sheet, and may hold HTML."""
-    return MarkdownWithMath(renderer=Careful(escape=not ours)).render(source)
+    return pages.plain_namespaces(MarkdownWithMath(renderer=Careful(escape=not ours)).render(source))
 
 
 def body(notebook: NotebookNode) -> str:
