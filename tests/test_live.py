@@ -36,7 +36,7 @@ def sample(name: str, n: int) -> list[tuple[list[int], dict]]:
 @pytest.fixture(scope="module")
 def explorers():
     """The explorers, made once."""
-    return {name: live.captured(make.make) for name, make in live.EXPLORERS.items()}
+    return {name: live.drawn(name) for name in NAMES}
 
 
 def far(points: np.ndarray, path: np.ndarray) -> float:
