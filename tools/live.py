@@ -331,7 +331,7 @@ def piece(name: str, picture: Picture, controls: dict, grid: dict[str, Sequence]
         back = f'<image x="{left}" width="{right - left}" height="{height}" href="{data(whole, left, right)}"/>'
         clip = f'<clipPath id="{name}-clip-{i}"><rect {area}/></clipPath>'
         width = right - left
-        room = f"flex:{width} 1 {width // 2}px;max-width:min(100%,{1.6 * width:.0f}px)"
+        room = f"flex:{width} 1 {width // 2}px;max-width:min(100%,{1.4 * width:.0f}px)"
         view = f'viewBox="{left} 0 {width} {height}" style="{room}"'
         parts.append(f'<svg aria-hidden="true" {view}>{clip}{back}{marks}</svg>')
     packed = base64.b64encode(zlib.compress(json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode(), 9))
