@@ -38,7 +38,7 @@ STARTS = """<h2 id="start">Start here</h2>
 <a href="05_sam.html">SAM in twelve lines</a>. Guess before you look, at every ✍. Then solve
 <a href="exercise_05_sam.html">an exercise</a>. An unknown word? <a href="glossary.html">The glossary</a>.
 Your own model? <a href="recipe.html">The recipe</a>.</p></div>
-<div><h3>You teach</h3><p><a href="INSTRUCTORS.html">Plans for one evening to a whole term</a>, goals, rubrics, and how to grade.
+<div><h3>You teach</h3><p><a href="INSTRUCTORS.html">Plans for two days and for six weeks</a>, goals, rubrics, and how to grade.
 A setting of a slider stands in the page's address, so you can send it as a link.</p></div>
 <div><h3>You do research</h3><p><a href="#claims">All that was measured</a>, with bounds and intervals; the
 <a href="09_contested.html">objections</a>; <a href="references.html">the papers</a>; and a package of eight short files
