@@ -217,11 +217,10 @@ def _statements(source: str) -> list[ast.stmt]:
 
 def terms() -> dict[str, str]:
     """Where the glossary explains what: words in small letters (abbreviations as they are) -> place on its page."""
-    text = (ROOT / "lectures" / "glossary.md").read_text(encoding="utf-8")
-    found = {}
-    for name, head in re.findall(
-        r'<h3 id="([^"]+)">(.*?)<a', body_of(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]))
-    ):
+    path, found = ROOT / "lectures" / "glossary.md", {}
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    page = body_of(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]))
+    for name, head in re.findall(r'<h3 id="([^"]+)">(.*?)<a', page):
         for term in html.unescape(head).split(", "):
             if len(term) > 2:
                 found[term if term.isupper() or term[1].isupper() else term[0].lower() + term[1:]] = name
@@ -230,6 +229,8 @@ def terms() -> dict[str, str]:
 
 def explained(body: str, known: dict[str, str]) -> str:
     """The body of a page with a link to the glossary where each of its terms first stands in running text."""
+    if not known:
+        return body
     words = "|".join(re.escape(term) for term in sorted(known, key=len, reverse=True))
     pattern, left, outside = re.compile(rf"(?<![\w-])(?i:{words})(?=e?s?(?![\w-]))"), set(known.values()), 0
 
