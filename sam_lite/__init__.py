@@ -47,4 +47,4 @@ Functions take `loss, params, size`, then what the method needs, then settings b
 Everything maps over many models with `torch.func.vmap`, and computes where its tensors are.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -20,8 +20,7 @@ from sam_lite.params import Params, params_of, stack
 STEPS, BATCH = 1000, 32
 RATES = (0.3, 0.5)  # each rival may choose one of these, and one of two settings of its own
 # name -> learning rate, setting: what `python -m sam_lite.contest` found best
-CHOSEN: dict[str, tuple[float, float]] = {
-}
+CHOSEN: dict[str, tuple[float, float]] = {}
 
 
 class Field(NamedTuple):

@@ -22,21 +22,20 @@ def batch_explorer() -> ipywidgets.VBox:
     cells, base = grids.recorded()["batch"], grids.recorded()["reference"]
     live: dict[tuple, dict] = {}
     figure, axes = plots.subplots(1, 3, width=11, height=3.6)
-    curves = [[_mark(ax, 0, linestyle="none", **style) for style in (DONE, UNDONE)] for ax in axes[:2]]
-    means = [_mark(ax, 0, lw=1.2) for ax in axes[:2]]
-    here = [ax.axvline(grids.SIZES[0], color="grey", linestyle=":") for ax in axes[:2]]
-    stars = [_mark(ax, 1, linestyle="none", marker="*", ms=10) for ax in axes[:2]]
-    lines = [_mark(axes[2], 0, lw=1, alpha=0.6) for _ in grids.SEEDS]
+    panels = [(axes[0], plots.ROLES["fresh data"]), (axes[1], plots.ROLES["SGD"])]
+    curves = [[_mark(ax, n, linestyle="none", **style) for style in (DONE, UNDONE)] for ax, n in panels]
+    means = [_mark(ax, n, lw=1.2) for ax, n in panels]
+    here = [ax.axvline(grids.SIZES[0], color="grey", linestyle=":") for ax, _ in panels]
+    stars = [_mark(ax, 6, linestyle="none", marker="*", ms=10) for ax, _ in panels]
+    lines = [_mark(axes[2], plots.ROLES["training"], lw=1, alpha=0.6) for _ in grids.SEEDS]
     for ax, label in zip(axes, ("test accuracy (%)", "largest eigenvalue of H", "training loss (nats)"), strict=True):
         ax.set(xscale="log", xlabel="batch size", ylabel=label, xlim=(6, 1300))
         ax.set_xticks([8, 32, 128, 512], ["8", "32", "128", "512"])
         ax.minorticks_off()
     axes[0].set_ylim(15, 55)
     axes[1].set(yscale="log", ylim=(0.1, 50))
-    axes[2].set(
-        xscale="linear", xlabel="α (0: batch 32, 1: this batch)", xlim=(-0.5, 1.5), yscale="log", ylim=(1e-3, 10)
-    )
-    axes[2].set_xticks([0, 1], ["0", "1"])
+    axes[2].set(xscale="linear", xlabel="α, on the line between them", xlim=(-0.5, 1.5), yscale="log", ylim=(1e-3, 10))
+    axes[2].set_xticks([0, 1], ["0: batch 32", "1: this batch"])
     titles = [plots.headline(ax) for ax in axes]
     numbers = [
         100 * np.array([c["test_acc"] for c in cells.values()]),

@@ -28,9 +28,9 @@ def step_explorer() -> ipywidgets.VBox:
         [], [], color=plots.COLORS[2], linewidth=3, linestyle=":", marker="^", ms=6, label="1: climb by ρ"
     )
     (down,) = ax.plot(
-        [], [], color=plots.COLORS[3], linewidth=3, marker="D", ms=5, label="2: descend with the slope up there"
+        [], [], color=plots.COLORS[3], linewidth=3, marker="D", ms=5, label="2: step, with the slope there"
     )
-    ax.legend(fontsize=8, loc="upper right")
+    ax.legend(fontsize=9, loc="upper right", handlelength=1.2)
     title = plots.headline(ax)
 
     def update(rho: float, lr: float, w1: float, w2: float, p: float) -> str:
@@ -41,7 +41,7 @@ def step_explorer() -> ipywidgets.VBox:
         for line, points in ((path, walk), (descent, plain), (climb, up), (down, walk[:2])):
             line.set_data(*points.T.numpy())
         ends = [f"{float(loss({'w': points[-1]})):.2g}" for points in (walk, plain)]
-        title.set_text(f"After 20 steps: SAM at a loss of {ends[0]}, gradient descent at {ends[1]}")
+        title.set_text(f"Loss: SAM {ends[0]}, descent {ends[1]}")
         return (
             f"Contours of a narrow valley. From ({w1:g}, {w2:g}) SAM climbs by {rho:g} and steps with rate {lr:g}; "
             f"after 20 steps its loss is {ends[0]}, that of gradient descent {ends[1]}."
@@ -70,13 +70,14 @@ def flat_explorer() -> ipywidgets.VBox:
     """
     w = np.linspace(-2.2, 3.2, 541)
     figure, ax = plots.subplots(width=6.5, height=4.2)
-    ax.set(xlabel="w", ylabel="loss", xlim=(-2.2, 3.2), ylim=(0, 1.25))
-    (true,) = ax.plot([], [], color=plots.COLORS[0], linestyle="--", label="true loss")
-    (train,) = ax.plot([], [], color=plots.COLORS[1], label="training loss")
-    ends = [
-        ax.plot([], [], color=plots.COLORS[2 + i], marker=mark, linestyle=":", lw=2)[0] for i, mark in enumerate("^s")
-    ]
-    ax.legend(fontsize=8, loc="upper right")
+    ax.set(xlabel="w", ylabel="loss", xlim=(-2.2, 3.2), ylim=(0, 1.6))
+    colors = {name: plots.COLORS[plots.ROLES[name]] for name in ("training", "fresh data")}
+    (true,) = ax.plot([], [], color=colors["fresh data"], linestyle="--", label="true loss")
+    (train,) = ax.plot([], [], color=colors["training"], label="training loss")
+    ends = [ax.plot([], [], color="black", marker=mark, linestyle=":", lw=2)[0] for mark in "^s"]
+    for end, name in zip(ends, ("price of the sharp minimum", "price of the flat minimum"), strict=True):
+        end.set_label(name)
+    ax.legend(fontsize=9, loc="upper right", handlelength=1.5)
     title = plots.headline(ax)
 
     def update(shift: float, n: float, sample: float) -> str:
@@ -90,7 +91,7 @@ def flat_explorer() -> ipywidgets.VBox:
             line.set_data([w[at], w[at]], [seen[at], expected[at]])
             lost.append(f"{name} {expected[at] - seen[at]:+.2f}")
             said.append(f"{name} minimum: training loss {seen[at]:.2f}, true loss {expected[at]:.2f}")
-        title.set_text(f"True loss above training loss: {lost[0]}, {lost[1]}")
+        title.set_text(f"The price: {lost[0]}, {lost[1]}")
         return (
             f"Training and true loss of {int(n)} examples, moved by {shift:g} each. At the {said[0]}. At the {said[1]}."
         )
@@ -139,7 +140,7 @@ def bouncing_explorer() -> ipywidgets.VBox:
     middle.set(yscale="log", xlabel="step", ylabel="distance from the minimum", xlim=(0, 60), ylim=(1e-3, 1e2))
     (drift,) = right.plot([], [], color=plots.COLORS[3], label="λ_max in a ravine")
     right.set(xlabel="step (ten times as many)", ylabel="largest eigenvalue", xlim=(0, 600), ylim=(0, 5.2))
-    middle.legend(fontsize=8, loc="upper right")
+    middle.legend(fontsize=9, loc="upper right")
     titles = [plots.headline(ax) for ax in (left, middle, right)]
 
     def update(lr: float, rho: float, first: float, second: float, w1: float, w2: float, steps: float) -> str:

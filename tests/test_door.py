@@ -51,6 +51,26 @@ def test_the_reading_order_is_one_in_which_nothing_is_used_before_it_was_read():
 def test_the_version_is_the_one_that_is_cited():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
     assert sam_lite.__version__ == cited
+    for name in ("CHANGELOG.md", "ERRATA.md"):
+        first = re.search(r"^## (\S+)$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert first and first[1] == cited, f"{name} must begin with {cited}"
+
+
+def test_the_paper_has_what_its_journal_asks_for():
+    """Front matter, the sections of the review list of the Journal of Open Source Education, and references with a DOI."""
+    paper, bib = ((ROOT / f"paper.{kind}").read_text(encoding="utf-8") for kind in ("md", "bib"))
+    _, front, text = paper.split("---\n", 2)
+    assert {"title", "tags", "authors", "affiliations", "date", "bibliography"} <= set(yaml.safe_load(front))
+    asked = (
+        "Summary",
+        "Statement of need",
+        "Learning objectives",
+        "Content and instructional design",
+        "The story of the project",
+    )
+    assert all(f"\n# {name}\n" in text for name in asked) and len(text.split()) < 1300
+    keys = re.findall(r"^@\w+\{(\w+),", bib, re.MULTILINE)
+    assert set(re.findall(r"@(\w+)", text)) == set(keys) and bib.count("doi = ") == len(keys)
 
 
 def parameters():

@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 import browser
 import notebooks
 import record
+import sam_lite
 from sam_lite.images import DEBIAN
 
 ROOT = Path(__file__).parent.parent
@@ -303,6 +304,35 @@ def test_the_first_cell_of_a_notebook_fetches_the_course_once(tmp_path):
 
     assert "here: True" in (said := run(f"file://{course}\n")) and "Address" in said, said
     assert "here: True" in (said := run("")) and "Address" not in said, said
+
+
+@pytest.mark.slow
+@pytest.mark.when_changed("pyproject.toml", "sam_lite/__init__.py")
+def test_a_wheel_and_a_source_archive_hold_the_package_and_work_where_nothing_else_is(tmp_path):
+    """Built in a fresh environment; installed in another, which has only what this one has, and not this course."""
+    course = tmp_path / "course"
+    shutil.copytree(ROOT, course, ignore=shutil.ignore_patterns(".*", "_s*", "__pycache__", "solutions", "results"))
+    assert sh(tmp_path, sys.executable, "-m", "venv", tmp_path / "env").returncode == 0
+    inside = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    required = re.search(r'requires = \["(hatchling==[\d.]+)"\]', (ROOT / "pyproject.toml").read_text())[1]
+    assert sh(tmp_path, inside, "-m", "pip", "install", "-q", required).returncode == 0
+    done = sh(course, inside, "-m", "hatchling", "build", "-d", tmp_path / "dist")
+    assert done.returncode == 0, done.stdout + done.stderr
+    archive, wheel = sorted((tmp_path / "dist").iterdir(), key=lambda path: path.suffix)
+    assert {archive.suffix, wheel.suffix} == {".gz", ".whl"} and f"-{sam_lite.__version__}" in wheel.name
+    for built in (wheel, archive):
+        extra = ["--no-build-isolation"] if built == archive else []
+        done = sh(tmp_path, inside, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", *extra, built)
+        assert done.returncode == 0, done.stderr
+        code = (
+            f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import sam_lite, torch; "
+            "from sam_lite import grids, measures, sam; assert 'env' in sam_lite.__file__, sam_lite.__file__; "
+            "print(sam_lite.__version__, len(measures.load_study()), len(grids.recorded()))"
+        )
+        done = sh(tmp_path, inside, "-c", code)
+        assert done.returncode == 0 and done.stdout.split()[:2] == [sam_lite.__version__, "10935"], (
+            done.stdout + done.stderr
+        )
 
 
 def test_every_command_that_the_readme_and_the_docs_show_is_executed_here():

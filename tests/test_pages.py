@@ -8,6 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import claims_table
+import notebooks
 import pages
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -207,6 +208,24 @@ def test_the_glossary_names_each_term_once_with_the_lecture_that_defines_it():
     for part in parts:
         links = re.findall(r"\]\(([\w-]+\.ipynb)\)", part)
         assert links and all((pages.ROOT / "lectures" / link).is_file() for link in links), part
+
+
+def test_a_term_is_linked_to_the_glossary_where_it_first_stands_in_running_text():
+    body = "<h2>Seed</h2><p>A <code>seed</code>, <a href='x'>seed</a>. Seeds, <b>SAM</b> and 1-SAM; seed, sam, nature, nats.</p>"
+    said = pages.explained(body, {"seed": "Seed", "SAM": "SAM", "1-SAM": "m", "nat": "Nat"})
+    assert said.count('class="term"') == 4 and '. <a class="term" href="glossary.html#Seed">Seed</a>s, <b>' in said
+    assert '<b><a class="term" href="glossary.html#SAM">SAM</a></b>' in said and '#m">1-SAM</a>' in said
+    assert 'nature, <a class="term" href="glossary.html#Nat">nat</a>s.' in said
+
+
+@pytest.mark.slow
+def test_every_lecture_leads_to_the_glossary_and_every_term_is_led_to(site):
+    found = {
+        path.stem: Links((site / f"{path.stem}.html").read_text(encoding="utf-8")).to for path in notebooks.lectures()
+    }
+    led = {name: {link for link in links if link.startswith("glossary.html#")} for name, links in found.items()}
+    assert all(len(links) >= 4 for links in led.values()), {name: len(links) for name, links in led.items()}
+    assert len(set.union(*led.values())) > 0.8 * len(set(pages.terms().values()))
 
 
 @pytest.mark.slow

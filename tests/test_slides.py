@@ -128,7 +128,7 @@ def test_every_part_has_a_deck_that_fits_a_lecture():
     assert len(CHOSEN) == 10 and all(12 <= len(deck) <= 20 for deck in CHOSEN.values())
 
 
-def test_every_slide_of_the_course_behind_it_is_taken_up_and_the_index_says_where():
+def test_every_slide_that_the_course_measures_is_taken_up_and_the_index_says_where():
     covered = {number for deck in CHOSEN.values() for slide in deck for number in slide.seed}
     assert covered == set(slides.SEED)
     page = slides.contents({name: name for name in CHOSEN}, CHOSEN)

@@ -38,7 +38,7 @@ STARTS = """<h2 id="start">Start here</h2>
 <a href="05_sam.html">SAM in twelve lines</a>. Guess before you look, at every ✍. Then solve
 <a href="exercise_05_sam.html">an exercise</a>. An unknown word? <a href="glossary.html">The glossary</a>.
 Your own model? <a href="recipe.html">The recipe</a>.</p></div>
-<div><h3>You teach</h3><p><a href="INSTRUCTORS.html">Plans for one evening to a whole term</a>, goals, rubrics, and how to grade.
+<div><h3>You teach</h3><p><a href="INSTRUCTORS.html">Plans for two days and for six weeks</a>, goals, rubrics, and how to grade.
 A setting of a slider stands in the page's address, so you can send it as a link.</p></div>
 <div><h3>You do research</h3><p><a href="#claims">All that was measured</a>, with bounds and intervals; the
 <a href="09_contested.html">objections</a>; <a href="references.html">the papers</a>; and a package of eight short files
@@ -170,7 +170,7 @@ def valley() -> str:
     from sam_lite import plots
     from sam_lite.widgets import Choice, Control, Picture
 
-    figure, ax = plots.subplots(width=6.5, height=3.8)
+    figure, ax = plots.subplots(width=4.2, height=2.8)  # small: a phone shows its letters larger
     z, w = np.meshgrid(np.linspace(-0.4, 1.9, 93), np.linspace(-0.75, 0.75, 61))
     ax.contourf(z, w, (1 + z**2) * w**2 / 4, levels=np.linspace(0, 0.66, 23), cmap="Greys", vmin=0, vmax=1.1)
     ax.set(
@@ -182,7 +182,7 @@ def valley() -> str:
     ax.grid(False)
     paths = {rho: np.array(path_in_ravine(rho)) for rho in RHOS}
     trails = [ax.plot([], [], color=plots.COLORS[i], lw=1.6 - 0.4 * i)[0] for i in (0, 1)]
-    balls = [ax.plot([], [], color=plots.COLORS[i], marker="os"[i], ms=9, ls="none")[0] for i in (0, 1)]
+    balls = [ax.plot([], [], color=plots.COLORS[i], marker="os"[i], ms=8, ls="none")[0] for i in (0, 1)]
     names = [ax.text(0, 0, " ", color=plots.COLORS[i], fontweight="bold", ha="center", va="center") for i in (0, 1)]
     title = plots.headline(ax)
 
@@ -190,13 +190,13 @@ def valley() -> str:
         step, both = int(step), (paths[0.0], paths[rho])
         curvature = [(1 + path[step, 0] ** 2) / 2 for path in both]
         for path, trail, ball, name, text, side in zip(
-            both, trails, balls, names, ("gradient descent", f"SAM, ρ = {rho:g}"), (-0.4, 0.1), strict=True
+            both, trails, balls, names, ("descent", f"SAM, ρ = {rho:g}"), (-0.4, 0.12), strict=True
         ):
             trail.set_data(*path[: step + 1].T)
             ball.set_data(*path[step : step + 1].T)
             name.set_position((path[step, 0], path[step, 1] + side))
-            name.set_text(text if rho or text.startswith("g") else "")
-        title.set_text(f"After {step} steps: curvature {curvature[1]:.2f} under SAM, {curvature[0]:.2f} under descent")
+            name.set_text(text if rho or text.startswith("d") else "")
+        title.set_text(f"Curvature: SAM {curvature[1]:.2f}, descent {curvature[0]:.2f}")
         return (
             f"A valley, narrow at the right and wide in the middle. After {step} steps gradient descent rests at a curvature of "
             f"{curvature[0]:.2f}; SAM with radius {rho:g} is at {curvature[1]:.2f}."

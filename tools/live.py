@@ -49,6 +49,9 @@ class Live(NamedTuple):
     make: Callable[[], ipywidgets.Widget]
     grid: dict[str, Sequence]
     more: str  # what it can do in a notebook besides
+    size: tuple[float, float] | None = (
+        None  # in inches, where it is drawn smaller: a phone shows its letters larger then
+    )
 
 
 EXPLORERS = {
@@ -60,6 +63,7 @@ EXPLORERS = {
             "sample": [1, 2, 3, 4, 5],
         },
         "any shift and number of examples, and twenty samples",
+        (4.0, 3.2),
     ),
     "batch": Live(
         explore_networks.batch_explorer,
@@ -74,6 +78,7 @@ EXPLORERS = {
             "p": [1.0, 1.5, 2.0, 3.0, 6.0],
         },
         "any start, and finer steps of every control",
+        (4.0, 3.3),
     ),
     "rho": Live(explore_networks.rho_explorer, {"rho": grids.RHOS}, "the same values, and code to change"),
     "bouncing": Live(
@@ -215,6 +220,16 @@ def captured(make: Callable[[], ipywidgets.Widget]) -> ipywidgets.Widget:
         return make()
 
 
+def drawn(name: str) -> ipywidgets.Widget:
+    """One of EXPLORERS, in the size that it has on a page."""
+    widget = captured(EXPLORERS[name].make)
+    if size := EXPLORERS[name].size:
+        old = widget.picture
+        old.figure.set_size_inches(size)
+        widget.picture = Picture(old.figure, old.moving, old.update)
+    return widget
+
+
 def states(grid: dict[str, Sequence], controls: dict) -> list[dict]:
     """The values of all controls in each state, the last control fastest."""
     for name, values in grid.items():
@@ -316,7 +331,7 @@ def piece(name: str, picture: Picture, controls: dict, grid: dict[str, Sequence]
         back = f'<image x="{left}" width="{right - left}" height="{height}" href="{data(whole, left, right)}"/>'
         clip = f'<clipPath id="{name}-clip-{i}"><rect {area}/></clipPath>'
         width = right - left
-        room = f"flex:{width} 1 {width // 2}px;max-width:min(100%,{1.2 * width:.0f}px)"
+        room = f"flex:{width} 1 {width // 2}px;max-width:min(100%,{1.4 * width:.0f}px)"
         view = f'viewBox="{left} 0 {width} {height}" style="{room}"'
         parts.append(f'<svg aria-hidden="true" {view}>{clip}{back}{marks}</svg>')
     packed = base64.b64encode(zlib.compress(json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode(), 9))
@@ -384,7 +399,7 @@ def unpack(text: str) -> dict:
 def build(name: str) -> str:
     """One of EXPLORERS as a piece of a page."""
     live = EXPLORERS[name]
-    widget = captured(live.make)
+    widget = drawn(name)
     return piece(name, widget.picture, widget.controls, live.grid, live.more)
 
 

@@ -215,6 +215,42 @@ def _statements(source: str) -> list[ast.stmt]:
         return [ast.Pass()]
 
 
+def terms() -> dict[str, str]:
+    """Where the glossary explains what: words in small letters (abbreviations as they are) -> place on its page."""
+    path, found = ROOT / "lectures" / "glossary.md", {}
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    page = body_of(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]))
+    for name, head in re.findall(r'<h3 id="([^"]+)">(.*?)<a', page):
+        for term in html.unescape(head).split(", "):
+            if len(term) > 2:
+                found[term if term.isupper() or term[1].isupper() else term[0].lower() + term[1:]] = name
+    return found
+
+
+def explained(body: str, known: dict[str, str]) -> str:
+    """The body of a page with a link to the glossary where each of its terms first stands in running text."""
+    if not known:
+        return body
+    words = "|".join(re.escape(term) for term in sorted(known, key=len, reverse=True))
+    pattern, left, outside = re.compile(rf"(?<![\w-])(?i:{words})(?=e?s?(?![\w-]))"), set(known.values()), 0
+
+    def link(match: re.Match) -> str:
+        term = match[0] if match[0] in known else match[0][0].lower() + match[0][1:]
+        place = known.get(term)
+        if place not in left:
+            return match[0]
+        left.remove(place)
+        return f'<a class="term" href="glossary.html#{place}">{match[0]}</a>'
+
+    pieces = re.split(r"(<[^>]+>)", body)
+    for i, piece in enumerate(pieces):
+        if tag := re.match(r"<(/?)(a|code|pre|h\d|math|script|figure|svg|summary|table)\b", piece):
+            outside += -1 if tag[1] else 1
+        elif not outside and not piece.startswith("<"):
+            pieces[i] = pattern.sub(link, piece)
+    return "".join(pieces)
+
+
 def own(name: str) -> str:
     """The text of a file that stands beside this one."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
@@ -253,7 +289,8 @@ def page(
     headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?=<a|</h2>)', body, re.DOTALL)
     inside = "".join(f'<li><a href="#{name}">{text.strip()}</a></li>' for name, text in headings)
     contents = f'<nav class="contents" aria-label="On this page"><ul>{inside}</ul></nav>' if len(headings) > 2 else ""
-    body = body.replace("<table", '<table tabindex="0"')  # on a phone it scrolls sideways, by keyboard too
+    body = body.replace("<table", '<table tabindex="0"')  # on a phone these scroll sideways, by keyboard too
+    body = body.replace('<div class="output_png', '<div tabindex="0" class="output_png')
     every = f'<nav class="all" aria-label="All pages">{all_pages}</nav>' if all_pages else ""
     ways = " · ".join(f'<a href="{html.escape(url)}">{name}</a>' for name, url in run)
     ways = f'<p class="run">This notebook: {ways}</p>' if run else ""
@@ -306,6 +343,7 @@ def build(
     kinds = {"Lectures": ("", lectures), "Exercises": ("exercise_", exercises), "Controls": ("control_", controls)}
     kinds["About"] = "", texts()
     titles = {f"{prefix}{p.stem}": title_of(nb, p.stem) for prefix, some in kinds.values() for p, nb in some}
+    glossary = terms()
     known, groups = [], {kind: [f"{prefix}{p.stem}" for p, _ in some] for kind, (prefix, some) in kinds.items()}
     for kind, (prefix, some) in kinds.items():
         for i, (path, notebook) in enumerate(some):
@@ -315,7 +353,7 @@ def build(
             links = [(f"{one}.html", f"← {titles[one]}") for one in near[max(i - 1, 0) : i]]
             links += [("index.html", "Start")] + [(f"{one}.html", f"{titles[one]} →") for one in near[i + 1 : i + 2]]
             try:
-                body = body_of(notebook)
+                body = body_of(notebook) if kind == "About" else explained(body_of(notebook), glossary)
             except ValueError as error:
                 raise ValueError(f"{path.name}: {error}") from None
             ways = _ways(path, name)

@@ -6,8 +6,8 @@
 `lectures/decks.toml` says what becomes a slide, a line for each. `cells` names cells by their id. Of a cell of text the
 slide shows what begins as `says` lists it: a sentence, an equation ($$), an item, a table (|), a question with its answer
 folded (<details>), the prompt (✍). Of a cell of code it shows the explorer, picture or table, and with the next click the
-verdicts; `code = true` shows the code, `panels` some of the panels of an explorer. `seed` lists the slides of the course
-behind this one that it covers. All text of the lecture and the captions are in the speaker's notes, each once (key S).
+verdicts; `code = true` shows the code, `panels` some of the panels of an explorer. `seed` lists the slides of Lim's
+lecture, which the course measures, that it covers. All text and all captions are in the speaker's notes, once (key S).
 """
 
 import argparse
@@ -33,8 +33,9 @@ from sam_lite.claims import Claim, read
 REVEAL = "_static/revealjs"  # in the package sphinx_revealjs, of which this is all that is used
 NEEDED = ("dist/reveal.js", "dist/reveal.css", "dist/reset.css", "plugin/notes/notes.js", "LICENSE")
 DECKS = pages.ROOT / "lectures" / "decks.toml"
-SEED = range(1, 34)  # the slides of the course behind this one
+SEED = range(1, 34)  # the slides of the lecture that the course measures
 WIDE = 130  # letters of an equation that need smaller ones
+LIM = "The course follows two chapters of a lecture by Dong-Young Lim (UNIST); each of their slides is taken up here."
 SAID = {"✓": "holds", "✗": "does not hold", "○": "open"}
 
 
@@ -256,10 +257,10 @@ def build(notebooks: Sequence[pages.Page], folder: Path, decks: dict[str, list[S
 
 
 def contents(titles: dict[str, str], decks: dict[str, list[Slide]]) -> str:
-    """The page of all decks, and where each slide of the course behind this one is taken up."""
+    """The page of all decks, and where each slide of the lecture that the course measures is taken up."""
     lines = ["# Slides", "", "Space goes on, S opens the speaker's notes, ? lists all keys.", ""]
     lines += [f"1. [{title}]({stem}.html), {len(decks[stem])} slides" for stem, title in titles.items()]
-    lines += ["", "## Slide of the course behind this one", "", "| its slide | here |", "|---|---|"]
+    lines += ["", "## The slides that the course measures", "", LIM, "", "| its slide | here |", "|---|---|"]
     for number in SEED:
         where = [f"[{titles[stem]}, slide {i}]({stem}.html#/{i - 1})" for stem in titles
                  for i, slide in enumerate(decks[stem], 1) if number in slide.seed]  # fmt: skip
