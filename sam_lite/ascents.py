@@ -112,7 +112,7 @@ def _sure(size: Tensor) -> bool:
     if size.device.type != "cpu":
         return False
     root = torch.finfo(size.dtype).tiny ** 0.4
-    return bool(((size > root) & (size < 1 / root)).all())
+    return all(root < one < 1 / root for one in size.flatten().tolist())
 
 
 def _each(together: Callable, single: Callable, tensors: Sequence[Tensor], *args: Tensor) -> Sequence[Tensor]:
