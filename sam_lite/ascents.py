@@ -103,6 +103,13 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(_each(torch._foreach_norm, torch.linalg.vector_norm, tensors)))
 
 
+def lengths(grads: Params) -> Tensor | None:
+    """||g||_2 of every model, (n_models,), for stacked gradients; None where `ascent` would have to scale them first."""
+    size = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads.values()])
+    size = torch.linalg.vector_norm(size, dim=0)
+    return size if _sure(size) else None
+
+
 def _sure(size: Tensor) -> bool:
     """Whether the squares are known to be in range. Only numbers on a CPU are read: reading a GPU's would wait for it."""
     if torch.compiler.is_compiling():
@@ -112,7 +119,7 @@ def _sure(size: Tensor) -> bool:
     if size.device.type != "cpu":
         return False
     root = torch.finfo(size.dtype).tiny ** 0.4
-    return bool(((size > root) & (size < 1 / root)).all())
+    return all(root < one < 1 / root for one in size.flatten().tolist())
 
 
 def _each(together: Callable, single: Callable, tensors: Sequence[Tensor], *args: Tensor) -> Sequence[Tensor]:

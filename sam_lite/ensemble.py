@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from sam_lite import callbacks, require, stacked, starting
+from sam_lite.ascents import ascent as steepest_ascent
+from sam_lite.ascents import lengths
 from sam_lite.data import Data, batches
-from sam_lite.params import Params, add, count
+from sam_lite.params import Params, Space, add, count, room
 from sam_lite.plan import Plan, plan_of
-from sam_lite.sam import ascent as steepest_ascent
 from sam_lite.updates import UPDATES
 
 COLUMNS = ["model", "step", "epoch", "gradients", "train_loss", "train_acc", "test_loss", "test_acc"]
 RESERVED = [*COLUMNS, "status", "seed", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "rho", "dropout"]
-CACHE_BYTES = 4_000_000  # weights trained together on a CPU: about what its caches hold
+CACHE_BYTES = 1_000_000  # weights trained together on a CPU, for each of its threads: about a core's own cache
 
 
 class Ensemble(NamedTuple):
@@ -193,7 +194,8 @@ def _advance(model, data: Data, batch_size: int, hyper: dict, optimizer: str, as
 
     def advance(group: _Group, step: int) -> None:
         index = group.batch(step, len(data.x_train), batch_size)
-        batch = data.x_train[index], data.y_train[index], *group.masks(batch_size, widths)
+        x, y = (part.index_select(0, index.flatten()).unflatten(0, index.shape) for part in data[:2])
+        batch = x, y, group.masks(batch_size, widths), group.space
         grads = gradient(group.params, *batch)
         if group.uses["rho"]:
             grads = gradient(_climbed(group, grads, ascent), *batch)
@@ -215,6 +217,7 @@ class _Group:
         self.rates = self.hyper["dropout"].cpu()
         self.generators = [torch.Generator().manual_seed(int(seeds[i])) for i in members]
         self.moments: list[Params] = []  # the optimizer's running means
+        self.space: Space = {}
         self.epoch, self.step = torch.empty(0), 0
 
     @contextmanager
@@ -239,13 +242,13 @@ class _Group:
             self.epoch = torch.stack(orders).to(self.hyper["lr"].device)  # (n, batches, batch_size)
         return self.epoch[:, at]
 
-    def masks(self, batch_size: int, widths: list[int]) -> list[list[Tensor]]:
+    def masks(self, batch_size: int, widths: list[int]) -> list[Tensor]:
         """What dropout leaves of each model's hidden layers, where it is in use."""
-        return [stacked.dropout(self.rates, self.generators, batch_size, widths, self.epoch.device)] if widths else []
+        return stacked.dropout(self.rates, self.generators, batch_size, widths, self.epoch.device) if widths else []
 
     def each(self, name: str, p: Tensor) -> Tensor:
         """A hyper-parameter shaped to multiply a stacked tensor."""
-        return self.hyper[name].view(-1, *[1] * (p.dim() - 1))
+        return _shaped(self.hyper[name], p)
 
     def keep(self, mask: Tensor, run: _Run) -> int:
         """Go on with the models in `mask` alone; their number. The others go to `run`."""
@@ -257,17 +260,29 @@ class _Group:
             self.hyper = {name: v[kept] for name, v in self.hyper.items()}
             self.rates = self.rates[mask]
             self.generators = [g for g, k in zip(self.generators, mask.tolist(), strict=True) if k]
-            self.epoch = self.epoch[kept]
+            self.epoch, self.space = self.epoch[kept], {}
         return len(self.members)
 
 
 def _climbed(group: _Group, grads: Params, ascent: Callable) -> Params:
     """The weights from which SAM descends, every norm and rho being one model's own; what is frozen stays."""
-    learned = {name: group.params[name] for name in grads}
-    return group.params | add(learned, vmap(ascent)(grads, learned, group.hyper["rho"]))
+    learned, rho = {name: group.params[name] for name in grads}, group.hyper["rho"]
+    size = lengths(grads) if ascent is steepest_ascent else None
+    if size is None:
+        return group.params | add(learned, vmap(ascent)(grads, learned, rho))
+    where = {name: room(group.space, ("climbed", name), p) for name, p in learned.items()}
+    climbed = {
+        name: torch.addcdiv(p, grads[name], _shaped(size / rho, p), out=where[name]) for name, p in learned.items()
+    }
+    return group.params | climbed
+
+
+def _shaped(each: Tensor, p: Tensor) -> Tensor:
+    return each.view(-1, *[1] * (p.dim() - 1))
 
 
 def _chunk(start: Params) -> int:
     first = next(iter(start.values()))
     bytes_each = count(start) // len(first) * first.element_size()
-    return max(1, CACHE_BYTES // bytes_each) if first.device.type == "cpu" else len(first)
+    together = CACHE_BYTES * torch.get_num_threads() // bytes_each
+    return max(1, together) if first.device.type == "cpu" else len(first)

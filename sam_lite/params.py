@@ -21,6 +21,7 @@ from sam_lite import pure, require
 
 Params = dict[str, Tensor]
 Loss = Callable[[Params], Tensor]
+Space = dict[object, Tensor]  # results that the next call writes over, so that no memory is asked for
 Losses = Loss | Sequence[Loss | tuple[Loss, float]]  # a loss, or one for each chunk of the data: see `shares`
 
 
@@ -160,6 +161,11 @@ def from_vector(vector: Tensor, like: Params) -> Params:
         raise ValueError(f"vector must have shape ({n},) to fill these parameters, got {tuple(vector.shape)}")
     parts = vector.split([p.numel() for p in like.values()])
     return {name: part.view(p.shape).to(p.dtype) for (name, p), part in zip(like.items(), parts, strict=True)}
+
+
+def room(space: Space | None, key: object, like: Tensor) -> Tensor | None:
+    """Where an operation is to put its result (`out=`): what `space` holds under `key`, of any size at first."""
+    return None if space is None else space.setdefault(key, like.new_empty(0))
 
 
 def count(params: Params) -> int:

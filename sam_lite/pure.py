@@ -47,7 +47,7 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
     def remember(module: nn.Module, _: object = None) -> None:
         for m in () if module in before else module.modules():
             if m not in before:
-                before[m] = [(name, b, b.clone()) for name, b in m.named_buffers(recurse=False)]
+                before[m] = [(name, b, b.clone()) for name, b in m._buffers.items() if b is not None]
 
     hook = nn.modules.module.register_module_forward_pre_hook
     try:
@@ -65,7 +65,7 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
 @contextmanager
 def _no_word_of_global_hooks() -> Iterator[None]:
     """Without PyTorch's warning that compiled code may call a global hook once more; here that changes nothing."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+    if not _compiled():
         yield
         return
     with warnings.catch_warnings():
@@ -84,9 +84,15 @@ def check_model(model: nn.Module) -> None:
 
 def eager() -> AbstractContextManager:
     """Inside, compiled code runs uncompiled: torch.compile would compile again for every new tensor of parameters."""
-    if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():  # nothing is compiled, or all is being so
+    if not _compiled() or torch.compiler.is_compiling():
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
+
+
+def _compiled() -> bool:
+    """Whether torch.compile was called, as far as PyTorch tells: every optimizer loads the module of this name."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    return bool(frames) and getattr(frames, "cached_backends", {}).keys() != {id(None)}
 
 
 def random_states(tensors: Iterable[Tensor]) -> RandomStates:

@@ -205,15 +205,17 @@ class SAM(Optimizer):
         """To w + e, with e from the gradients in `.grad`; a weight without one stays where it is."""
         if self._saved[0]:
             raise RuntimeError("ascend() was called at perturbed weights; call restore() first")
-        params = [(p, group.get("maximize", False)) for group in self.param_groups for p in group["params"]]
-        names = [name for group in self.param_groups for name in group.get("param_names", ())]
+        groups = self.base_optimizer.param_groups
+        params = [p for group in groups for p in group["params"]]
+        up = {p for group in groups if group.get("maximize") for p in group["params"]}
+        names = [name for group in groups for name in group.get("param_names", ())]
         if len(set(names)) < len(params):  # none given, or some twice
             names = list(map(str, range(len(params))))
-        used = [(name, p, up) for name, (p, up) in zip(names, params, strict=True) if p.grad is not None]
-        if used:
-            weights, moved = {name: p for name, p, _ in used}, [p for _, p, _ in used]
+        weights = {name: p for name, p in zip(names, params, strict=True) if p.grad is not None}
+        if weights:
+            moved = list(weights.values())
             _check_tensors(moved)
-            grads = {name: -p.grad if up else p.grad for name, p, up in used}
+            grads = {name: -p.grad if p in up else p.grad for name, p in weights.items()}
             e = checked(self.ascent(grads, weights, self.rho), weights)
             self._saved = moved, torch._foreach_clone(moved)
             torch._foreach_add_(moved, [e[name] for name in weights])

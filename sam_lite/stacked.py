@@ -6,23 +6,24 @@ most of this course, back-propagation by hand does the same with less memory tra
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sam_lite.params import Params, stack
+from sam_lite.params import Params, room, stack
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[Params, Tensor], Tensor]
 BLOCK = 2048  # samples evaluated together
 OUTPUTS = 2**26  # numbers that a criterion is given at once, of as many models as that is
 
-# the activation, in place; derivative of the loss by its input, from that by its output and the output itself
+# the activation, in place; derivative of the loss by its input, in place of that by its output d
 ACTIVATIONS = {
-    nn.ReLU: (torch.relu_, lambda d, out: torch.ops.aten.threshold_backward(d, out, 0)),
-    nn.Tanh: (torch.tanh_, lambda d, out: torch.ops.aten.tanh_backward(d, out)),
+    nn.ReLU: (torch.relu_, lambda d, out: torch.ops.aten.threshold_backward(d, out, 0, grad_input=d)),
+    nn.Tanh: (torch.tanh_, lambda d, out: torch.ops.aten.tanh_backward(d, out, grad_input=d)),
 }
 
 
@@ -59,13 +60,14 @@ def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callab
     """(params, x, y) -> each model's gradient of criterion(model(x), y), for x (n_models, n, *features), y (n_models, n).
 
     Only parameters that `model` does not freeze (`requires_grad=False`) have a gradient. For a chain, a fourth argument
-    `masks` multiplies the values of its hidden layers: see `dropout`.
+    `masks` multiplies the values of its hidden layers: see `dropout`. A fifth, `space`, is a dict that keeps all results:
+    the next call with it writes over them.
     """
     check_layers(model)
     layers, learned = _chain(model), [name for name, p in model.named_parameters() if p.requires_grad]
     if layers:
         slope = _softmax_slope if criterion is F.cross_entropy else vmap(grad(criterion))
-        back = torch.no_grad()(lambda params, x, y, masks=(): _backward(layers, slope, params, x, y, masks))
+        back = torch.no_grad()(partial(_backward, layers, slope))
         return lambda *args: {name: g for name, g in back(*args).items() if name in learned}
     slope = grad(lambda some, rest, x, y: criterion(functional_call(model, some | rest, (x,)), y))
 
@@ -73,7 +75,8 @@ def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callab
         rest = {name: p for name, p in params.items() if name not in learned}
         return slope({name: params[name] for name in learned}, rest, x, y)
 
-    return _each(model, one)
+    each = _each(model, one)
+    return lambda params, x, y, *_: each(params, x, y)
 
 
 def hidden(model: nn.Module) -> list[int]:
@@ -200,13 +203,13 @@ def _has_hooks(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
 
 
-def _activations(layers: list, params: Params, x: Tensor, masks: Sequence[Tensor] = ()) -> list[Tensor]:
+def _activations(layers: list, params: Params, x: Tensor, masks=(), space=None) -> list[Tensor]:
     """The input of every linear layer, and the output of the last. weight: (n_models, n_out, n_in)."""
     values = [x]
     for name, layer in layers:
         if isinstance(layer, nn.Linear):
             weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-            values.append(torch.bmm(values[-1], weight.mT).add_(bias[:, None]))
+            values.append(torch.baddbmm(bias[:, None], values[-1], weight.mT, out=room(space, ("out", name), x)))
         else:
             ACTIVATIONS[type(layer)][0](values[-1])
             if masks:
@@ -214,24 +217,23 @@ def _activations(layers: list, params: Params, x: Tensor, masks: Sequence[Tensor
     return values
 
 
-def _backward(layers: list, slope: Callable, params: Params, x: Tensor, y: Tensor, masks: Sequence[Tensor]) -> Params:
+def _backward(layers: list, slope: Callable, params: Params, x: Tensor, y: Tensor, masks=(), space=None) -> Params:
     """Back-propagation: d is the derivative of the loss by the output of the current linear layer."""
-    *inputs, out = _activations(layers, params, x, masks)
+    *inputs, out = _activations(layers, params, x, masks, space)
     grads, d, masks = {}, slope(out, y), list(masks)
     for (name, _), (_, activation), value in zip(
         layers[::-2], [*layers[-2::-2], ("", None)], reversed(inputs), strict=True
     ):
-        grads[f"{name}.weight"] = torch.bmm(d.mT, value)
-        grads[f"{name}.bias"] = d.sum(1)
+        grads[f"{name}.weight"] = torch.bmm(d.mT, value, out=room(space, (name, "weight"), d))
+        grads[f"{name}.bias"] = torch.sum(d, 1, out=room(space, (name, "bias"), d))
         if activation is not None:
-            d = torch.bmm(d, params[f"{name}.weight"])
+            d = torch.bmm(d, params[f"{name}.weight"], out=room(space, (name, "d"), d))
             d = ACTIVATIONS[type(activation)][1](d.mul_(masks.pop()) if masks else d, value)
     return {name: grads[name] for name in params}
 
 
 def _softmax_slope(out: Tensor, y: Tensor) -> Tensor:
-    """Derivative of the mean cross-entropy by the outputs: (softmax(out) - onehot(y)) / n."""
-    d = (out - out.amax(2, keepdim=True)).exp_()  # torch.softmax takes three times as long over a few classes
-    d /= d.sum(2, keepdim=True)
-    d.scatter_add_(2, y[..., None], d.new_full((1, 1, 1), -1.0).expand(*y.shape, 1))
-    return d.div_(y.shape[1])
+    """Derivative of the mean cross-entropy by the outputs, in their place: (softmax(out) - onehot(y)) / n."""
+    d = out.sub_(out.amax(2, keepdim=True)).exp_()  # torch.softmax takes three times as long over a few classes
+    d /= d.sum(2, keepdim=True).mul_(y.shape[1])
+    return d.scatter_add_(2, y[..., None], d.new_full((1, 1, 1), -1 / y.shape[1]).expand(*y.shape, 1))

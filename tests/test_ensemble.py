@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from sam_lite import ensemble, stacked
+from sam_lite import ascents, ensemble, stacked
 from sam_lite.data import Data, batches
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
@@ -126,6 +126,42 @@ def test_back_propagation_by_hand_equals_autograd(activation, criterion):
     for i in range(4):
         reference = torch.func.grad(loss_of(model, x[i], y[i], criterion))(member(params, i))
         torch.testing.assert_close(member(grads, i), reference, rtol=0, atol=1e-13)
+
+
+def test_the_climb_of_many_at_once_is_the_mapped_one():
+    """`steepest_ascent` itself takes a shorter way than any other function, such as one that calls it."""
+    go = partial(train_ensemble, MAKE, cloud(), seeds=[3, 5, 8], batch_size=8, lr=0.1, steps=20, rho=[0.0, 0.1, 0.3])
+    quick, mapped = go(), go(ascent=lambda *args: ascents.ascent(*args))
+    torch.testing.assert_close(quick.params, mapped.params, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30, 0.0])
+def test_gradients_whose_squares_leave_the_range_are_climbed_by_all_the_same(size):
+    params = {"w": torch.ones(2, 3, 4), "b": torch.ones(2, 5)}
+    grads = {"w": torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), "b": torch.zeros(2, 5)}
+    grads = {name: torch.stack([g[0], size * g[1]]) for name, g in grads.items()}
+    assert ascents.lengths(grads) is None
+    group = SimpleNamespace(params=params, hyper={"rho": torch.tensor([0.1, 0.5])}, space={})
+    found = ensemble._climbed(group, grads, ascents.ascent)
+    for i, rho in enumerate([0.1, 0.5]):
+        e = ascents.ascent({name: g[i].double() for name, g in grads.items()}, member(params, i), rho)
+        torch.testing.assert_close(member(found, i), {name: (1 + x).float() for name, x in e.items()})
+
+
+def test_gradients_stay_as_they_are_unless_a_space_is_given_to_write_over():
+    gradient, data, space = stacked.gradient(MAKE().double()), cloud(), {}
+    params = stack([params_of(build(MAKE, s).double()) for s in range(2)])
+    first, second = (
+        (data.x_train[i : i + 20].reshape(2, 10, 6), data.y_train[i : i + 20].view(2, 10)) for i in (0, 20)
+    )
+    kept = gradient(params, *first)
+    before = {name: g.clone() for name, g in kept.items()}
+    other = gradient(params, *second)
+    torch.testing.assert_close(kept, before, rtol=0, atol=0)
+    again = gradient(params, *first, (), space)
+    torch.testing.assert_close(again, before, rtol=0, atol=0)
+    gradient(params, *second, (), space)
+    torch.testing.assert_close(again, other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [-1e4, 1e4])

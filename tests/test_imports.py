@@ -36,7 +36,7 @@ ARROWS = {
     "stacked": {"params"},
     "starting": {"params", "data", "models", "stacked"},
     "updates": {"params"},
-    "ensemble": {"params", "sam", "data", "callbacks", "stacked", "starting", "updates", "plan"},
+    "ensemble": {"params", "ascents", "data", "callbacks", "stacked", "starting", "updates", "plan"},
     "rivals": {"params", "ascents"},
     "contest": {"params", "data", "models", "stacked", "rivals"},
     "tables": set(),

@@ -345,8 +345,7 @@ MUTANTS = [
         "SAM descends with other masks than it climbed with",
         _ENSEMBLE,
         "grads = gradient(_climbed(group, grads, ascent), *batch)",
-        "flipped = ([m.flip(1) for m in masks] for masks in batch[2:])\n"
-        "            grads = gradient(_climbed(group, grads, ascent), *batch[:2], *flipped)",
+        "grads = gradient(_climbed(group, grads, ascent), x, y, [m.flip(1) for m in batch[2]])",
         _E + "sam_climbs_and_descends_with_the_same_masks",
     ),
     (

@@ -252,8 +252,8 @@ MUTANTS = [
     (
         "weight decay in the ascent",
         _SAM,
-        "-p.grad if up else p.grad for",
-        "-p.grad if up else p.grad + 0.01 * p for",
+        "-p.grad if p in up else p.grad for",
+        "-p.grad if p in up else p.grad + 0.01 * p for",
         "tests/test_sam.py::test_weight_decay_is_in_the_base_step_alone",
     ),
     (
@@ -399,7 +399,7 @@ MUTANTS = [
     (
         "climbs up where the base does",
         _SAM,
-        "-p.grad if up else p.grad for",
+        "-p.grad if p in up else p.grad for",
         "p.grad for",
         _USE + "where_the_base_maximizes_the_worst_point_is_the_lowest",
     ),
@@ -455,8 +455,8 @@ MUTANTS = [
     (
         "buffers of scripted modules move twice",
         _PURE,
-        "in m.named_buffers(recurse=False)]",
-        "in m.named_buffers(recurse=False) if not isinstance(m, torch.jit.ScriptModule)]",
+        "in m._buffers.items() if b is not None]",
+        "in m._buffers.items() if b is not None and not isinstance(m, torch.jit.ScriptModule)]",
         _USE + "scripted_models_with_batch_norm_train_as_their_sources",
     ),
     (
