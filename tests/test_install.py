@@ -184,7 +184,8 @@ def images(course):
         missing("needs Fashion-MNIST: apt-get install dataset-fashion-mnist")
     path = course / "sam_lite" / "image_study.py"
     small = """
-N_TRAIN, N_HELD_OUT, EPOCHS, SEEDS, TUNING_SEEDS, MEASURED = 1024, 100, 1, (0,), (100,), 64
+N_TRAIN, N_HELD_OUT, EPOCHS, SEEDS, TUNING_SEEDS = 1024, 100, 1, (0,), (100,)
+image_network.MEASURED = 64
 NORMS, ARMS = {"batch": "batch"}, {name: ARMS[name] for name in ("sgd", "sam_0.05")}
 GRID = {"sgd": ((0.01,), (0.0,)), "sam": ((0.01,), (0.05,))}
 """
