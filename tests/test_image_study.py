@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_data import write_idx
+from test_imports import made_by
 
 from sam_lite import hessian, image_network, image_study, sharpness, sweep
 from sam_lite.data import Data, batches, wrong_labels
@@ -36,6 +37,11 @@ def make_data(seed=0):
 LEVELS = (2.2, 2.0)
 
 
+def made_anew(test):
+    """A test that trains networks of the study and measures them: seconds each."""
+    return pytest.mark.slow(pytest.mark.when_changed(*made_by("image_study"))(test))
+
+
 @pytest.fixture(scope="module")
 def small():
     return make_data()
@@ -45,15 +51,19 @@ def small():
 def runs(small):
     """arm -> the table of a network of it, after one epoch of small batches."""
     rates = {"sgd": 0.01, "large_linear": 0.16, "sam_0.05": 0.01, "wrong_40_sam": 0.01, "adam": 0.003}
-    return {
-        arm: image_study.network("none", arm, 3, lr, 0.05, data=small, epochs=1, equal_losses=LEVELS)
-        for arm, lr in rates.items()
-    }
+    found = {}
+    for arm, lr in rates.items():
+        with pytest.MonkeyPatch.context() as patch:  # lines over all the data, curvature over few
+            patch.setattr(image_network, "MEASURED", 512 if arm == "large_linear" else 64)
+            how = {"data": small, "epochs": 1, "equal_losses": LEVELS}
+            found[arm] = image_study.network("none", arm, 3, lr, 0.05, **how)
+    return found
 
 
 # --- what is trained
 
 
+@made_anew
 def test_arms_have_equal_epochs_equal_updates_and_equal_gradients(runs):
     at = {arm: table.set_index("moment") for arm, table in runs.items()}
     assert at["sgd"]["step"]["epochs"] == 16 and at["sgd"]["epoch"]["epochs"] == 1
@@ -69,6 +79,8 @@ def test_the_arms_are_what_was_announced():
     batch = {name: (arm.batch_size, arm.factor, arm.times) for name, arm in image_study.ARMS.items() if "large" in name}
     assert batch == {"large": (1024, 1, 16), "large_sqrt": (1024, 4, 16), "large_linear": (1024, 16, 16)}
     assert sum(arm.rho is not None for arm in image_study.ARMS.values()) == 4 and len(image_study.SEEDS) >= 10
+    times = {name: arm.times for name, arm in image_study.ARMS.items() if arm.batch_size == 64}
+    assert times == {name: 1 if "sam" in name else 2 for name in times}  # equal gradients
     assert {arm.wrong for arm in image_study.ARMS.values()} == {0, 0.2, 0.4}
     sizes = {method: len(rates) * len(strengths) for method, (rates, strengths) in image_study.GRID.items()}
     assert len(set(sizes.values())) == 1, sizes  # an equal grid
@@ -124,6 +136,7 @@ def test_labels_are_wrong_in_exactly_the_share_that_is_asked_for():
     assert shifts[0] == 0 and (shifts[1:] - 10_000).abs().max() < 500  # uniform over the nine others: 5 deviations
 
 
+@made_anew
 def test_wrong_labels_are_learned_and_scored_as_such(runs, small):
     end = runs["wrong_40_sam"].set_index("moment").loc["end"]
     assert end["train_acc"] < end["test_acc"] and 0 <= end["wrong_learned"] <= 1
@@ -142,6 +155,7 @@ def test_moments_are_the_first_low_losses_equal_epochs_and_the_end():
     assert image_network.moments(diverged, (0.3,), 24) == {"end": 9}
 
 
+@made_anew
 def test_at_equal_loss_the_loss_is_just_below(runs):
     at = runs["sgd"].set_index("moment")
     for level in LEVELS:
@@ -155,14 +169,16 @@ def test_a_network_that_diverges_is_kept_without_measures(small):
     assert "lambda_max" not in table and table["seconds"].gt(0).all()
 
 
+@made_anew
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_measures_are_those_of_the_dense_hessian(norm, small):
+def test_measures_are_those_of_the_dense_hessian(norm, small, monkeypatch):
     """Of 476 weights, in float64; the study measures in float32 from products."""
+    monkeypatch.setattr(image_network, "MEASURED", 200)
     model = build(lambda: convnet(1, norm=image_network.NORMS[norm]), 0)
     model(small.x_train)  # batch statistics
     model.eval()
     found = image_network.measured(model, small, small.y_train)
-    x, y = small.x_train.double(), small.y_train
+    x, y = small.x_train[:200].double(), small.y_train[:200]
     loss, w = loss_of(model.double(), x, y), params_of(model)
     values = torch.linalg.eigvalsh(hessian.dense(loss, w))
     assert found["lambda_max"] == pytest.approx(values[-1].item(), rel=0.03)
@@ -188,8 +204,9 @@ def test_the_line_ends_in_the_two_networks(small):
             assert found == pytest.approx(evaluate(model, x, y), rel=1e-4)
 
 
-def test_lines_with_batch_norm_have_statistics_of_their_own_at_each_point(small):
+def test_lines_with_batch_norm_have_statistics_of_their_own_at_each_point(small, monkeypatch):
     """So a network whose running statistics are wrong has a line as one whose are right."""
+    monkeypatch.setattr(image_network, "MEASURED", 64)
     one, two = (build(lambda: convnet(norm="batch"), seed) for seed in (0, 1))
     fresh = image_network.line(one.eval(), two.eval(), small)
     for model in (one, two):
@@ -197,6 +214,7 @@ def test_lines_with_batch_norm_have_statistics_of_their_own_at_each_point(small)
     assert fresh == image_network.line(one.eval(), two.eval(), small)
 
 
+@made_anew
 def test_a_line_joins_the_networks_at_equal_loss(runs):
     """Its ends have the losses of the two, which the whole of the small data and these few images share."""
     rows = runs["large_linear"]
@@ -208,7 +226,9 @@ def test_a_line_joins_the_networks_at_equal_loss(runs):
     assert not runs["sgd"]["moment"].str.startswith("line").any()
 
 
-def test_the_test_images_have_no_part_in_training(small):
+@made_anew
+def test_the_test_images_have_no_part_in_training(small, monkeypatch):
+    monkeypatch.setattr(image_network, "MEASURED", 64)
     other = small._replace(x_test=small.x_test.flip(0))
     a, b = (image_study.network("none", "sgd", 1, 0.01, 0.0, data=d, epochs=1, equal_losses=()) for d in (small, other))
     same = [name for name in a if name not in ("test_loss", "test_acc", "seconds")]
@@ -216,6 +236,7 @@ def test_the_test_images_have_no_part_in_training(small):
     assert not a["test_loss"].equals(b["test_loss"])
 
 
+@made_anew
 def test_the_card_tells_every_column_and_no_other(runs, small):
     card = (files("sam_lite") / "image_study.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in card.splitlines() if line.startswith("| `")]
@@ -350,7 +371,7 @@ def start(folder, bytes=0):
     return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, **how)
 
 
-@pytest.mark.slow
+@made_anew
 def test_the_command_goes_on_after_kill_9_and_after_a_full_disk_and_ends_in_the_same_table(tmp_path):
     whole = start(tmp_path / "whole")
     said, errors = whole.communicate(timeout=300)

@@ -40,13 +40,6 @@ MUTANTS = [
         _T + "the_line_ends_in_the_two_networks",
     ),
     (
-        "small batches at the rate of large ones",
-        _STUDY,
-        "lr / how.factor",
-        "lr",
-        _T + "a_line_joins_the_networks_at_equal_loss",
-    ),
-    (
         "no warm-up",
         _NETWORK,
         "min(1.0, (step + 1) / WARM_UP)",
@@ -72,6 +65,6 @@ MUTANTS = [
         _STUDY,
         '"sgd": Arm("sgd", 2)',
         '"sgd": Arm("sgd", 1)',
-        _T + "arms_have_equal_epochs_equal_updates_and_equal_gradients",
+        _T + "the_arms_are_what_was_announced",
     ),
 ]
