@@ -87,6 +87,7 @@ def test_the_arms_are_what_was_announced():
     assert not set(image_study.SEEDS) & set(image_study.TUNING_SEEDS)
 
 
+@pytest.mark.slow
 def test_a_network_is_what_a_loop_by_hand_gives(small):
     """SGD with momentum and weight decay at a rate that grows over the first 32 steps, on the batches of the seed."""
     run, kept = image_network.trained("none", image_study.ARMS["sgd"], 0.05, 1e-3, 5, small, epochs=1)
@@ -163,6 +164,7 @@ def test_at_equal_loss_the_loss_is_just_below(runs):
     assert at["step"]["loss_2.2"] < at["step"]["loss_2.0"] or at["train_loss"]["loss_2.2"] <= 2.0
 
 
+@pytest.mark.slow
 def test_a_network_that_diverges_is_kept_without_measures(small):
     table = image_study.network("none", "sgd", 0, 1e9, 0.0, data=small, epochs=1)
     assert table["moment"].tolist() == ["end"] and table["status"].tolist() == ["diverged"]
@@ -194,6 +196,7 @@ def test_measures_are_those_of_the_dense_hessian(norm, small, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_line_ends_in_the_two_networks(small):
     one, two = (build(convnet, seed).eval() for seed in (0, 1))
     rows = {row["alpha"]: row for row in image_network.line(one, two, small)}
@@ -204,6 +207,7 @@ def test_the_line_ends_in_the_two_networks(small):
             assert found == pytest.approx(evaluate(model, x, y), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_lines_with_batch_norm_have_statistics_of_their_own_at_each_point(small, monkeypatch):
     """So a network whose running statistics are wrong has a line as one whose are right."""
     monkeypatch.setattr(image_network, "MEASURED", 64)
@@ -248,6 +252,7 @@ def test_the_card_tells_every_column_and_no_other(runs, small):
 # --- tuning
 
 
+@pytest.mark.slow
 def test_a_setting_is_judged_on_images_that_it_was_not_trained_on(small):
     found = {
         method: image_study.tried("none", method, 0.01, 0.01, 100, data=small, epochs=1).iloc[0]
@@ -259,6 +264,7 @@ def test_a_setting_is_judged_on_images_that_it_was_not_trained_on(small):
     assert held_out == pytest.approx(evaluate(kept[16], *small[2:]))
 
 
+@pytest.mark.slow
 def test_the_held_out_images_are_training_images_and_no_others(small, monkeypatch):
     monkeypatch.setattr(image_study, "N_TRAIN", 1024)
     monkeypatch.setattr(image_study, "N_HELD_OUT", 100)
@@ -269,6 +275,7 @@ def test_the_held_out_images_are_training_images_and_no_others(small, monkeypatc
     pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
 
 
+@pytest.mark.slow
 def test_a_setting_that_diverges_is_never_chosen(small):
     row = image_study.tried("none", "sgd", 1e9, 0.0, 100, data=small, epochs=1).iloc[0]
     assert row["status"] == "diverged" and row["held_out_acc"] == 0
@@ -284,6 +291,7 @@ def test_the_best_mean_on_held_out_images_is_chosen():
 # --- what is refused
 
 
+@pytest.mark.slow
 def test_settings_of_no_study_are_refused(small):
     for call, match in (
         (
@@ -313,6 +321,7 @@ def test_settings_of_no_study_are_refused(small):
             call()
 
 
+@pytest.mark.slow
 def test_photographs_that_are_missing_or_damaged_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.*apt install dataset-fashion-mnist"):
         image_study.photographs(tmp_path / "nowhere")
@@ -335,6 +344,7 @@ def test_photographs_of_debian(fashion):
     assert counts.min() > 1100 and counts.max() < 1350  # each class a tenth: 5 deviations
 
 
+@pytest.mark.slow
 def test_results_of_another_version_or_grid_are_refused(tmp_path):
     work = lambda **job: pd.DataFrame({"loss": [1.0]})  # noqa: E731
     sweep.run(work, image_study.tuning_jobs("none"), tmp_path, version="0")
