@@ -175,12 +175,12 @@ def test_a_network_that_diverges_is_kept_without_measures(small):
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_measures_are_those_of_the_dense_hessian(norm, small, monkeypatch):
     """Of 476 weights, in float64; the study measures in float32 from products."""
-    monkeypatch.setattr(image_network, "MEASURED", 200)
+    monkeypatch.setattr(image_network, "MEASURED", 60)
     model = build(lambda: convnet(1, norm=image_network.NORMS[norm]), 0)
     model(small.x_train)  # batch statistics
     model.eval()
     found = image_network.measured(model, small, small.y_train)
-    x, y = small.x_train[:200].double(), small.y_train[:200]
+    x, y = small.x_train[:60].double(), small.y_train[:60]
     loss, w = loss_of(model.double(), x, y), params_of(model)
     values = torch.linalg.eigvalsh(hessian.dense(loss, w))
     assert found["lambda_max"] == pytest.approx(values[-1].item(), rel=0.03)
@@ -386,7 +386,7 @@ def test_the_command_goes_on_after_kill_9_and_after_a_full_disk_and_ends_in_the_
     whole = start(tmp_path / "whole")
     said, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
-    assert "none  end         6\n" in said
+    assert re.search(r"end +6\n", said)
 
     full = start(tmp_path / "torn", bytes=4000)
     _, errors = full.communicate(timeout=300)
