@@ -218,6 +218,16 @@ def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Ten
     return iter(torch.randperm(n, generator=generator)[: n // batch_size * batch_size].split(batch_size))
 
 
+def wrong_labels(y: Tensor, share: float, seed: int) -> Tensor:
+    """y (n,) with round(share n) of its labels, chosen by `seed`, replaced by one of the other nine; uniformly."""
+    n, generator = len(y), torch.Generator().manual_seed(require.seed(seed))
+    which = torch.randperm(n, generator=generator)[: round(require.number("share", share, least=0, most=1) * n)]
+    shift, found = torch.randint(1, 10, (len(which),), generator=generator), y.clone()
+    which = which.to(y.device)
+    found[which] = (y[which] + shift.to(y.device)) % 10
+    return found
+
+
 def best_device(name: str | torch.device | None = None) -> torch.device:
     """The device called `name`, such as "cuda:1", or the best there is: cuda, then cpu. "mps" by name only: no float64."""
     n = {"cuda": torch.cuda.device_count(), "cpu": 1, "mps": int(torch.backends.mps.is_available())}

@@ -6,33 +6,25 @@
 """
 
 import argparse
-import copy
 import functools
 import math
 import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from sam_lite import cluster, hessian, require, sharpness, sweep, tables
-from sam_lite.batchnorm import loss_between
-from sam_lite.data import Data, best_device, fashion_mnist
-from sam_lite.models import build, convnet
-from sam_lite.noise import noise
-from sam_lite.params import add, loss_of, params_of
-from sam_lite.sam import SAM
-from sam_lite.train import Training, evaluate, train
+from sam_lite import cluster, image_network, require, sweep, tables
+from sam_lite.data import Data, best_device, fashion_mnist, wrong_labels
+from sam_lite.image_network import NORMS, SMALL, Arm, line, measured, moments, one_of, trained
+from sam_lite.train import evaluate
 
 VERSION = "1"  # of what a job computes; results of another are refused
-NORMS = {"none": None, "batch": "batch"}
 N_TRAIN, N_HELD_OUT = 12_288, 10_000  # of the 60,000 training images; 12 batches of 1,024 or 192 of 64
-SMALL, LARGE, EPOCHS, WARM_UP = 64, 1024, 8, 32  # images a batch; epochs; steps in which the rate grows to its value
+LARGE, EPOCHS = 1024, 8  # images in a large batch; epochs
 EQUAL_LOSSES = (0.4, 0.25)  # nats over the training images, where networks are compared at equal loss
 SEEDS, TUNING_SEEDS = tuple(range(10)), (100, 101)
 RHOS = (0.02, 0.05, 0.1, 0.2)
@@ -42,19 +34,6 @@ GRID = {  # learning rates, and rho for SAM or weight decay for the others: as m
     "sam": ((0.003, 0.01, 0.03), RHOS),
     "adam": ((3e-4, 1e-3, 3e-3), DECAYS),
 }
-MEASURED, BOX, NEAR, FAR = 1024, 1e-3, 0.05, 0.5  # training images for curvature; radii of metric 2.1, ball, mean
-ALPHAS = tuple(i / 4 for i in range(-4, 9))  # of the lines from a small batch's network (0) to a large batch's (1)
-
-
-class Arm(NamedTuple):
-    """How the networks of an arm are trained: `times` as many epochs as EPOCHS, `factor` times the tuned rate."""
-
-    method: str
-    times: int = 1
-    batch_size: int = SMALL
-    factor: float = 1.0
-    rho: float | None = None  # in place of the tuned one
-    wrong: float = 0.0  # share of the training labels
 
 
 ARMS = {
@@ -101,8 +80,8 @@ def tried(
         x, y = (part[:N_TRAIN] for part in all_of_it[:2])
         held_out = [part[N_TRAIN : N_TRAIN + N_HELD_OUT] for part in all_of_it[:2]]
         data = Data(x, y, *held_out).to(best_device())
-    arm = Arm(_one_of("method", method, GRID), 1 if method == "sam" else 2)
-    run, kept = _trained(norm, arm, lr, strength, seed, data, epochs)
+    arm = Arm(one_of("method", method, GRID), 1 if method == "sam" else 2)
+    run, kept = trained(norm, arm, lr, strength, seed, data, epochs)
     row = run.records.iloc[-1][["step", "epoch", "gradients", "train_loss", "train_acc"]].to_dict()
     loss, acc = evaluate(kept[row["step"]], *data[2:]) if run.status == "steps" else (math.nan, 0.0)
     row |= {"status": run.status, "held_out_loss": loss, "held_out_acc": acc}
@@ -145,21 +124,21 @@ def network(
     image_study.md. ValueError for other words and numbers.
     """
     started = time.perf_counter()
-    how = ARMS[_one_of("arm", arm, ARMS)]
+    how = ARMS[one_of("arm", arm, ARMS)]
     if data is None:
         data = photographs()
         data = Data(data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *data[2:]).to(best_device())
     true_labels = data.y_train
     data = data._replace(y_train=wrong_labels(true_labels, how.wrong, seed))
-    run, kept = _trained(norm, how, lr, strength, seed, data, epochs, autocast)
+    run, kept = trained(norm, how, lr, strength, seed, data, epochs, autocast)
     steps = moments(run.records, equal_losses, epochs * (len(data.x_train) // how.batch_size))
     rows: list[dict] = []
     for moment, step in steps.items():
         row = run.records.set_index("step").loc[step, ["epoch", "gradients"]].to_dict()
-        found = _measured(kept[step], data, true_labels) if step in kept else {}
+        found = measured(kept[step], data, true_labels) if step in kept else {}
         rows.append({"moment": moment, "step": step} | row | {"status": run.status} | found)
     if how.batch_size == LARGE and any(moment.startswith("loss") for moment in steps):
-        small, nets = _trained(norm, ARMS["sgd"], lr / how.factor, strength, seed, data, epochs, autocast)
+        small, nets = trained(norm, ARMS["sgd"], lr / how.factor, strength, seed, data, epochs, autocast)
         for moment, step in moments(small.records, equal_losses, 0).items():
             if moment.startswith("loss") and moment in steps:
                 name = moment.replace("loss", "line")
@@ -168,120 +147,11 @@ def network(
     return pd.DataFrame(rows).assign(seconds=seconds)
 
 
-def moments(records: pd.DataFrame, equal_losses: Sequence[float], after: int) -> dict[str, int]:
-    """moment -> step, of the rows that `train` recorded; after: the step of "epochs", which may be the last or none."""
-    found, last = {}, int(records["step"].iloc[-1])
-    for loss in equal_losses:
-        low = records.loc[records["train_loss"] <= loss, "step"]
-        found |= {f"loss_{loss}": int(low.iloc[0])} if len(low) else {}
-    return found | ({"epochs": after} if 0 < after < last else {}) | {"end": last}
-
-
-def wrong_labels(y: Tensor, share: float, seed: int) -> Tensor:
-    """y (n,) with round(share n) of its labels, chosen by `seed`, replaced by one of the other nine; uniformly."""
-    n, generator = len(y), torch.Generator().manual_seed(require.seed(seed))
-    which = torch.randperm(n, generator=generator)[: round(require.number("share", share, least=0, most=1) * n)]
-    shift, found = torch.randint(1, 10, (len(which),), generator=generator), y.clone()
-    which = which.to(y.device)
-    found[which] = (y[which] + shift.to(y.device)) % 10
-    return found
-
-
-def line(small: nn.Module, large: nn.Module, data: Data) -> list[dict]:
-    """Rows of the loss and accuracy at ALPHAS on the line from `small` to `large`, over 2 MEASURED images of each part.
-
-    Batch statistics are computed anew at each point, from the training images.
-    """
-    n, start = 2 * MEASURED, params_of(small)
-    span = add(params_of(large), start, -1)
-    statistics = data.x_train[:n] if any(isinstance(m, nn.BatchNorm2d) for m in small.modules()) else "keep"
-    both = lambda out, y: torch.stack([F.cross_entropy(out, y), (out.argmax(1) == y).float().mean()])  # noqa: E731
-    parts = {"train": (data.x_train[:n], data.y_train[:n]), "test": (data.x_test[:n], data.y_test[:n])}
-    along = {name: loss_between(small, large, x, y, statistics, both) for name, (x, y) in parts.items()}
-    rows = []
-    with torch.no_grad():
-        for alpha in ALPHAS:
-            found = {name: of(add(start, span, alpha)).tolist() for name, of in along.items()}
-            losses = {f"{name}_{what}": found[name][i] for name in found for i, what in enumerate(("loss", "acc"))}
-            rows.append({"alpha": alpha} | losses)
-    return rows
-
-
-def _one_of(name: str, value: Any, known: dict) -> str:
-    if value not in known:
-        raise require.error(name, f"one of {', '.join(known)}", value)
-    return value
-
-
-def _trained(
-    norm: str,
-    arm: Arm,
-    lr: float,
-    strength: float,
-    seed: int,
-    data: Data,
-    epochs: int,
-    autocast: bool = False,
-) -> tuple[Training, dict[int, nn.Module]]:
-    """A training, and copies of its network in evaluation mode by step: twice in an epoch of small batches."""
-    n, epochs = len(data.x_train), require.whole("epochs", epochs)
-    make = functools.partial(convnet, norm=NORMS[_one_of("norm", norm, NORMS)])
-    model = build(make, seed).to(data.x_train.device, memory_format=torch.channels_last)
-    optimizer = _optimizer(model, arm.method, lr, strength)
-    per_epoch, kept = n // arm.batch_size, {}
-
-    def keep(step: int, model: nn.Module) -> dict:
-        kept[step] = copy.deepcopy(model)
-        return {}
-
-    every = math.gcd(max(1, n // SMALL // 2), epochs * per_epoch)
-    run = train(
-        model,
-        data._replace(x_test=data.x_test[:1], y_test=data.y_test[:1]),  # while it trains nobody looks at the test
-        optimizer,
-        batch_size=arm.batch_size,
-        steps=epochs * arm.times * per_epoch,
-        seed=seed,
-        schedule=lambda step: min(1.0, (step + 1) / WARM_UP),
-        check_every=every,
-        record_every=every,
-        record=keep,
-        autocast=autocast,
-    )
-    return run, kept
-
-
-def _optimizer(model: nn.Module, method: str, lr: float, strength: float) -> torch.optim.Optimizer:
-    if method == "adam":
-        return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=strength)
-    decay = 0.0 if method == "sam" else strength
-    sgd = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=decay)
-    return SAM(sgd, rho=strength) if method == "sam" else sgd
-
-
-def _measured(model: nn.Module, data: Data, true_labels: Tensor) -> dict[str, float]:
-    """Losses and accuracies over all images; curvature and sharpness over the first MEASURED training images."""
-    (train_loss, train_acc), (test_loss, test_acc) = evaluate(model, *data[:2]), evaluate(model, *data[2:])
-    found = {"train_loss": train_loss, "train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
-    if len(wrong := (data.y_train != true_labels).nonzero().flatten()):
-        found["wrong_learned"] = evaluate(model, data.x_train[wrong], data.y_train[wrong])[1]
-    loss, w = loss_of(model, data.x_train[:MEASURED], data.y_train[:MEASURED]), params_of(model)
-    away = noise("directions", 16, w, 0)  # with their opposites, so that the slope has no part in the mean
-    top = hessian.top_eigenvalues(loss, w, steps=20, tol=0.02)
-    average = sharpness.average_sharpness(loss, w, FAR, samples=torch.cat([away, -away]))
-    trace, box = hessian.trace(loss, w, probes=10), sharpness.box_sharpness(loss, w, BOX, steps=8)
-    numbers = {"measured_loss": average.loss, "lambda_max": top.values[0], "lambda_error": top.residuals[0]}
-    numbers |= {"trace": trace.mean, "trace_error": trace.error, "box": box.value}
-    numbers |= {"worst": sharpness.worst_sharpness(loss, w, NEAR, starts=1, steps=12).value}
-    numbers |= {"ascent": sharpness.ascent_sharpness(loss, w, NEAR).value}
-    numbers |= {"average": average.value}
-    return found | {name: value.item() for name, value in numbers.items()}
-
-
 def provenance(table: pd.DataFrame) -> dict[str, Any]:
     """What made a table, for its `attrs`, which Parquet keeps: versions, settings, processor hours."""
-    names = "N_TRAIN N_HELD_OUT SMALL LARGE EPOCHS WARM_UP EQUAL_LOSSES SEEDS TUNING_SEEDS GRID MEASURED BOX NEAR FAR"
+    names = "N_TRAIN N_HELD_OUT LARGE EPOCHS EQUAL_LOSSES SEEDS TUNING_SEEDS GRID"
     found: dict[str, Any] = {name: globals()[name] for name in names.split()}
+    found |= {name: getattr(image_network, name) for name in "SMALL WARM_UP MEASURED BOX NEAR FAR".split()}
     found["ARMS"] = {name: arm._asdict() for name, arm in ARMS.items()}
     versions = {"torch": torch.__version__, "python": platform.python_version(), "processor": platform.machine()}
     return found | {"versions": versions, "hours": round(table["seconds"].sum() / 3600, 3)}

@@ -43,10 +43,8 @@ ARROWS = {
     "cluster": set(),
     "sweep": {"callbacks", "cluster", "tables"},
     "study": {"cluster", "data", "models", "stacked", "ensemble", "measures", "sweep"},
-    "image_study": {
-        *("params", "data", "models", "noise", "batchnorm", "sam", "hessian", "sharpness", "train"),
-        *("tables", "cluster", "sweep"),
-    },
+    "image_network": {"params", "data", "models", "noise", "batchnorm", "sam", "hessian", "sharpness", "train"},
+    "image_study": {"data", "train", "tables", "cluster", "sweep", "image_network"},
     "plots": set(),
     "widgets": {"plots"},
     "grids": {"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"},
