@@ -135,7 +135,7 @@ def rho_explorer() -> ipywidgets.VBox:
         caption="Networks trained by SAM and by SGD from the same five starts. Left: accuracy gained on fresh data (band: "
         "one standard deviation), out of the picture when ρ is far too large. Middle: the ten largest eigenvalues, mean of "
         "the five. Right: the mean training loss at a distance from one solution, in parts of the weights' norm. From "
-        "ρ = 0.15 on SAM no longer reaches the training loss of SGD, which the right picture shows at distance 0.",
+        "ρ = 0.1 on SAM no longer reaches the training loss of SGD, which the right picture shows at distance 0.",
     )
 
 

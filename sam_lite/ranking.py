@@ -38,7 +38,7 @@ def granulated(table: pd.DataFrame, measure: str, axis: str, axes: Axes, *, gap:
     Networks that differ by the seed only are not compared. NaN if no two networks can be. Jiang et al. 2020, whose Psi is
     the mean over the axes.
     """
-    _, differs, score = _slices(_usable(table, measure, gap, axes), measure, axis, axes, gap)
+    *_, differs, score = _slices(_usable(table, measure, gap, axes), measure, axis, axes, gap)
     counts = differs.sum((1, 2))
     return float((score.sum((1, 2))[counts > 0] / counts[counts > 0]).mean()) if counts.any() else np.nan
 
@@ -86,13 +86,13 @@ def sign_errors(
     the mean over pairs of networks of (1 - sign of the measure's difference * sign of the gap's) / 2. A pair weighs
     (w - 1/2)+ with w = max(0, 1 - 2 exp(-2 n_test (difference of gap / 2)^2))^2, so a difference that `n_test` points
     cannot resolve weighs nothing. Environments whose effective number of pairs, (sum w)^2 / sum w^2, is below `enough`
-    are left out.
+    are left out. `slice` numbers the settings of the other axes, alike in every table that has the same levels of them.
     """
     rows, usable = [], _usable(table, measure, gap, axes)
     n_test, enough = require.whole("n_test", n_test), require.number("enough", enough, least=0)
     for axis in axes:
         levels = _levels(usable, axis)[1]
-        settings, differs, score = _slices(usable, measure, axis, axes, gap)
+        numbers, settings, differs, score = _slices(usable, measure, axis, axes, gap)
         gaps = settings[gap][:, :, None] - settings[gap][:, None]
         surely = np.maximum(0, 1 - 2 * np.exp(-2 * n_test * (gaps / 2) ** 2)) ** 2
         for a, b in itertools.combinations(range(len(levels)), 2):
@@ -102,7 +102,7 @@ def sign_errors(
             kept = total**2 >= enough * np.maximum(squares, 1e-300)
             errors = (weight * (1 - score) / 2).sum((1, 2))[kept] / total[kept]
             change = {"axis": axis, "from": levels[a], "to": levels[b]}
-            rows += [change | {"slice": i, "error": e} for i, e in zip(kept.nonzero()[0], errors, strict=True)]
+            rows += [change | {"slice": i, "error": e} for i, e in zip(numbers[kept], errors, strict=True)]
     return pd.DataFrame(rows, columns=["axis", "from", "to", "slice", "error"]).astype({"error": float})
 
 
@@ -154,12 +154,12 @@ def _levels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list]:
 
 
 def _slices(table: pd.DataFrame, measure: str, axis: str, axes: Axes, gap: str):
-    """Slices of networks that differ in `axis` and seed alone: columns (n_slices, k), which pairs differ, their score."""
+    """Slices of networks that differ in `axis` and seed alone: number, columns (n_slices, k), which pairs differ, score."""
     key = np.zeros(len(table), int)
     for other in (a for a in axes if a != axis):
         codes, values = _levels(table, other)
         key = key * len(values) + codes
-    _, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
+    numbers, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
     order = np.argsort(group, kind="stable")
     index = np.full((len(sizes), sizes.max(initial=0)), -1)
     index[group[order], np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = order
@@ -167,7 +167,7 @@ def _slices(table: pd.DataFrame, measure: str, axis: str, axes: Axes, gap: str):
     there = index >= 0
     differs = there[:, :, None] & there[:, None] & (columns[axis][:, :, None] != columns[axis][:, None])
     a, b = (np.sign(columns[name][:, :, None] - columns[name][:, None]) for name in (measure, gap))
-    return columns, differs, np.where(differs, a * b, 0)
+    return numbers, columns, differs, np.where(differs, a * b, 0)
 
 
 def _information(cell: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:

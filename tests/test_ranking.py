@@ -176,6 +176,17 @@ def test_sign_errors_are_the_weighted_means_over_pairs():
     assert found["error"].between(0, 1).all()
 
 
+def test_a_slice_keeps_its_number_when_others_are_not_there():
+    table = grid(seeds=5)
+    columns = ["axis", "from", "to", "slice"]
+    every = ranking.sign_errors(table, "m", AXES, n_test=10_000).set_index(columns)["error"]
+    gone = (table["lr"] == table["lr"].min()) & (table["depth"] == table["depth"].min())
+    fewer = ranking.sign_errors(table[~gone], "m", AXES, n_test=10_000)
+    along_width = fewer[fewer["axis"] == "width"].set_index(columns)["error"]
+    assert len(along_width) > 5 and along_width.index.get_level_values("slice").min() > 0
+    assert along_width.to_dict() == pytest.approx(every[along_width.index].to_dict())
+
+
 def test_a_small_test_set_tells_fewer_environments_apart():
     table = grid(seeds=5)
     many, few = (len(ranking.sign_errors(table, "m", AXES, n_test=n)) for n in (10_000, 1_000))
