@@ -22,7 +22,7 @@ help:
 	@echo "make check      the quick part: style, types, and the tests that take seconds"
 	@echo "make bench      speed against other tools, as ratios"
 	@echo "make study      make the recorded study of ten thousand models anew, in about two hours"
-	@echo "make images     make the recorded study of real images anew, in about three hours"
+	@echo "make images     make the recorded study of real images anew, in some hours"
 	@echo "make record     run the lectures and store what they say (the only way to change an output)"
 	@echo "make clean      remove all that these made, .venv included"
 

@@ -576,6 +576,13 @@ def on_a_cluster(tmp_path, how):
     return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
+def test_a_cluster_of_no_workers_is_none_and_one_of_less_is_refused():
+    assert cluster.local(0) is None
+    for workers in (-1, 1.5):
+        with pytest.raises(ValueError, match=f"workers must be an integer >= 0, got {workers}"):
+            cluster.local(workers)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill a worker", "lose a table"])
 def test_on_a_cluster_that_loses_a_worker_the_table_is_the_same(tmp_path, how):
