@@ -105,7 +105,7 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 def lengths(grads: Params) -> Tensor | None:
     """||g||_2 of every model, (n_models,), for stacked gradients; None where `ascent` would have to scale them first."""
-    size = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads.values()])
+    size = torch.stack([torch.linalg.vector_norm(g[..., None].flatten(1), dim=1) for g in grads.values()])
     size = torch.linalg.vector_norm(size, dim=0)
     return size if _sure(size) else None
 
