@@ -83,6 +83,7 @@ def test_a_page_links_to_the_address_only_where_there_is_one(cited, tmp_path, mo
     path = tmp_path / "a.ipynb"
     notebook = new_notebook(cells=[new_markdown_cell("# A")])
     nbformat.write(notebook, path)
+    (tmp_path / "ERRATA.md").write_text("# Errata")
     for where in ("", HERE):
         cited(where)
         site = pages.build([(path, notebook)], tmp_path / "site").parent

@@ -138,6 +138,8 @@ def _row(claim: Claim) -> str:
 
 def _citation() -> str:
     """What CITATION.cff says."""
+    if not notebooks.cited("title"):
+        return ""
     said = f"{notebooks.cited('name')}. {notebooks.cited('title')}. Version {notebooks.cited('version')}."
     where = f" {notebooks.cited('repository-code')}." if notebooks.cited("repository-code") else ""
     licence = "Code: MIT. Text and figures: CC BY 4.0."

@@ -65,9 +65,9 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
 
 def cited(name: str, root: Path = ROOT) -> str:
     """A field of CITATION.cff; empty if it is not there."""
-    found = re.search(
-        rf'^\s*(?:- )?{name}: "?(.*?)"?$', (root / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    path = root / "CITATION.cff"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = re.search(rf'^\s*(?:- )?{name}: "?(.*?)"?$', text, re.MULTILINE)
     return found[1] if found else ""
 
 

@@ -294,7 +294,8 @@ def page(
     every = f'<nav class="all" aria-label="All pages">{all_pages}</nav>' if all_pages else ""
     ways = " · ".join(f'<a href="{html.escape(url)}">{name}</a>' for name, url in run)
     ways = f'<p class="run">This notebook: {ways}</p>' if run else ""
-    edition = f'<p>Version {notebooks.cited("version")} · <a href="ERRATA.html">Errata</a>' if all_pages else ""
+    known = all_pages and (ROOT / "ERRATA.md").is_file()
+    edition = f'<p>Version {notebooks.cited("version")} · <a href="ERRATA.html">Errata</a>' if known else ""
     if edition and (url := address.report(title)):
         edition += f' · <a href="{html.escape(url)}">Report a mistake on this page</a>'
     script = f"<script>\n{own('live.js')}</script>\n" if '<figure class="live"' in body else ""
