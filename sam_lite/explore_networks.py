@@ -11,13 +11,14 @@ from sam_lite.widgets import Choice, Picture, explorer
 
 DONE = {"marker": "o", "ms": 4, "alpha": 0.7}
 UNDONE = {"marker": "x", "ms": 5}
-DISTANCES = np.linspace(0, 1, 9)  # from a solution, in parts of the weights' norm
+DISTANCES = np.linspace(0, 1, 9)[:5]  # from a solution, in parts of the weights' norm
 
 
-def batch_explorer() -> ipywidgets.VBox:
+def batch_explorer(budget: str = "updates") -> ipywidgets.VBox:
     """Test accuracy, λ_max and the line from the networks of batch 32, over batch size, learning-rate rule and budget.
 
-    From the recorded grid, five seeds each (lectures 02 and 03). Train repeats the setting with other batches: stars.
+    From the recorded grid, five seeds each (lecture 02). Train repeats the setting with other batches: stars. budget: at
+    the start.
     """
     cells, base = grids.recorded()["batch"], grids.recorded()["reference"]
     live: dict[tuple, dict] = {}
@@ -80,17 +81,23 @@ def batch_explorer() -> ipywidgets.VBox:
     controls = {
         "size": Choice("batch size", grids.SIZES, 512),
         "rule": Choice("learning rate", list(grids.RULES)),
-        "budget": Choice("equal number of", grids.BUDGETS),
+        "budget": Choice("equal number of", grids.BUDGETS, budget),
     }
     moving = [*here, *sum(curves, []), *means, *stars, *lines, *titles]
     return explorer(
         Picture(figure, moving, update),
         controls,
-        caption="Five networks for each batch size: accuracy on fresh data, largest eigenvalue, and the training loss "
-        "on the line from the network of batch 32 to the chosen one, marked by the dotted line. Crosses: networks that "
-        "ran out of updates before they reached a training loss of 0.01; compare them with circles at your own risk.",
+        caption="Five networks for each batch size. Left and middle: accuracy on fresh data and largest eigenvalue; the "
+        "dotted line marks the chosen batch size. Right: the training loss on the straight line from the network of batch "
+        "32 (α = 0) to that of the chosen batch (α = 1). A circle is a network that reached a training loss of 0.01. A "
+        "cross is one that ran out of updates before; do not compare it with a circle.",
         train=train,
     )
+
+
+def epochs_explorer() -> ipywidgets.VBox:
+    """`batch_explorer`, from equal epochs (lecture 03)."""
+    return batch_explorer("epochs")
 
 
 def rho_explorer() -> ipywidgets.VBox:
@@ -99,30 +106,32 @@ def rho_explorer() -> ipywidgets.VBox:
     gain, top, width = found["test_acc"] - found["test_acc"][0], found["spectrum"].mean(1), valley(found["surface"])
     figure, axes = plots.subplots(1, 3, width=11, height=3.6)
     plots.band(axes[0], rhos, 100 * gain.T, label="SAM", marker=True)
-    axes[0].axhline(0, color=plots.COLORS[0], linestyle="--")
+    axes[0].axhline(0, color=plots.COLORS[0])
     axes[0].text(0.78, 0.2, "SGD", color=plots.COLORS[0], ha="right")
+    axes[0].text(0.2, 1.3, "SAM", color=plots.COLORS[1], ha="center")
     axes[0].set(xlabel="radius ρ", ylabel="accuracy gained over SGD (points)", ylim=(-6, 4))
     axes[1].set(xlabel="rank of the eigenvalue", ylabel="eigenvalue of H", yscale="log", ylim=(0.05, 4))
-    axes[2].set(xlabel="distance from the solution", ylabel="training loss (nats)", yscale="log", ylim=(5e-3, 40))
+    axes[2].set(xlabel="distance from the solution", ylabel="training loss (nats)", ylim=(0, 5))
     here, lines, names = axes[0].axvline(0, color="grey", linestyle=":"), [], []
+    other = {"left": "right", "right": "left"}
     for ax, x, curves, side in ((axes[1], ranks, top, "right"), (axes[2], DISTANCES, width, "left")):
-        ax.plot(x, curves[0], color=plots.COLORS[0], linestyle="--")
-        ax.text(x[-1], 1.12 * curves[0][-1], "SGD", color=plots.COLORS[0], ha="right", va="bottom")
-        lines.append(_mark(ax, 1, marker="s", ms=4))
+        ax.plot(x, curves[0], color=plots.COLORS[0])
+        ax.text(x[3], 1.1 * curves[0][3], "SGD", color=plots.COLORS[0], ha=other[side], va="bottom")
+        lines.append(_mark(ax, 1, linestyle="--", marker="s", ms=4))
         names.append(ax.text(1, 1, "SAM", color=plots.COLORS[1], ha=side, va="top", in_layout=False))
     _, *titles = [plots.headline(ax, "Accuracy stays, until ρ is too large") for ax in axes]
 
     def update(rho: float) -> str:
         at = rhos.index(rho)
         here.set_xdata([rho, rho])
-        shown = (ranks, top[at], 9), (DISTANCES, width[at], 4)  # the number of the mark that has the name
+        shown = (ranks, top[at], 9), (DISTANCES, width[at], 2)  # the number of the mark that has the name
         for line, name, (x, values, i) in zip(lines, names, shown, strict=True):
             line.set_data(x, values)
             name.set_position((x[i], 0.8 * values[i]))
             name.set_text(f"SAM, ρ = {rho:g}")
         largest, half = [f"{top[i][0]:.3g}" for i in (at, 0)], [f"{width[i][4]:.2g}" for i in (at, 0)]
         titles[0].set_text(f"Curvature: λ_max {largest[0]}, SGD's {largest[1]}")
-        titles[1].set_text(f"Half way out: loss {half[0]}, SGD's {half[1]}")
+        titles[1].set_text(f"At distance 0.5: loss {half[0]}, SGD's {half[1]}")
         return (
             f"SAM with radius {rho:g}: test accuracy {100 * _mean(found['test_acc'][at]):.1f} %, "
             f"{100 * _mean(gain[at]):+.1f} points against SGD; largest eigenvalue {largest[0]} against {largest[1]}; training "
@@ -131,11 +140,12 @@ def rho_explorer() -> ipywidgets.VBox:
 
     return explorer(
         Picture(figure, [here, *lines, *names, *titles], update),
-        {"rho": Choice("ρ, radius of the climb", rhos, 0.1)},
-        caption="Networks trained by SAM and by SGD from the same five starts. Left: accuracy gained on fresh data (band: "
-        "one standard deviation), out of the picture when ρ is far too large. Middle: the ten largest eigenvalues, mean of "
-        "the five. Right: the mean training loss at a distance from one solution, in parts of the weights' norm. From "
-        "ρ = 0.1 on SAM no longer reaches the training loss of SGD, which the right picture shows at distance 0.",
+        {"rho": Choice("ρ, radius of the climb", rhos, 0.05)},
+        caption="Networks trained by SAM and by SGD from the same five starts. Left: accuracy gained on fresh data, with one "
+        "standard deviation of the gain as a band; the dotted line marks the chosen ρ. Middle: the ten largest eigenvalues "
+        "of the Hessian H, mean of the five. Right: the training loss around one of the five, mean over directions; at "
+        "distance 1 the weights have moved by their own length. Up to ρ = 0.05 both methods reach the same training loss; "
+        "from ρ = 0.1 on SAM stays above it, so its valley is not compared at equal loss.",
     )
 
 

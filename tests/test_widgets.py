@@ -46,6 +46,7 @@ def small_study():
 MAKE = {
     "flat": explore_toys.flat_explorer,
     "batch": explore_networks.batch_explorer,
+    "epochs": explore_networks.epochs_explorer,
     "measure": lambda: explore_networks.measure_explorer(small_study()),
     "step": explore_toys.step_explorer,
     "rho": explore_networks.rho_explorer,

@@ -70,6 +70,11 @@ EXPLORERS = {
         {"size": grids.SIZES, "rule": list(grids.RULES), "budget": grids.BUDGETS},
         "a button that trains the setting anew while you watch",
     ),
+    "epochs": Live(
+        explore_networks.epochs_explorer,
+        {"size": grids.SIZES, "rule": list(grids.RULES), "budget": grids.BUDGETS},
+        "a button that trains the setting anew while you watch",
+    ),
     "step": Live(
         explore_toys.step_explorer,
         {
