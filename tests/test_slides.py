@@ -128,6 +128,20 @@ def test_every_part_has_a_deck_that_fits_a_lecture():
     assert len(CHOSEN) == 10 and all(12 <= len(deck) <= 20 for deck in CHOSEN.values())
 
 
+@pytest.mark.parametrize("name", CHOSEN)
+def test_all_that_a_deck_shows_is_found_in_its_lecture(name):
+    """Whoever changes a lecture's words must look at its deck: this says where."""
+    cells = [cell for cell in nbformat.read(LECTURES[name], as_version=4).cells if cell.id != "install"]
+    by_id = {cell.id: cell for cell in cells}
+    assert len(slides.places(cells, CHOSEN[name])) == len(CHOSEN[name])
+    for slide in CHOSEN[name]:
+        texts = [by_id[one].source for one in slide.cells if by_id[one].cell_type == "markdown"]
+        assert texts or not slide.says
+        assert all(slides.picked(text, slide.says) for text in texts)
+        shown = [one for one in slide.cells if by_id[one].cell_type == "code" and not slide.code]
+        assert all(by_id[one].outputs for one in shown), f"{name}: nothing comes out of {shown}"
+
+
 def test_every_slide_that_the_course_measures_is_taken_up_and_the_index_says_where():
     covered = {number for deck in CHOSEN.values() for slide in deck for number in slide.seed}
     assert covered == set(slides.SEED)
