@@ -165,7 +165,11 @@ def from_vector(vector: Tensor, like: Params) -> Params:
 
 def room(space: Space | None, key: object, like: Tensor) -> Tensor | None:
     """Where an operation is to put its result (`out=`): what `space` holds under `key`, of any size at first."""
-    return None if space is None else space.setdefault(key, like.new_empty(0))
+    if space is None:
+        return None
+    if key not in space:
+        space[key] = like.new_empty(0)
+    return space[key]
 
 
 def count(params: Params) -> int:

@@ -20,10 +20,10 @@ Forward = Callable[[Params, Tensor], Tensor]
 BLOCK = 2048  # samples evaluated together
 OUTPUTS = 2**26  # numbers that a criterion is given at once, of as many models as that is
 
-# the activation, in place; derivative of the loss by its input, in place of that by its output d
+# the activation, in place; derivative of the loss by its input, from that by its output d, in place of the output itself
 ACTIVATIONS = {
-    nn.ReLU: (torch.relu_, lambda d, out: torch.ops.aten.threshold_backward(d, out, 0, grad_input=d)),
-    nn.Tanh: (torch.tanh_, lambda d, out: torch.ops.aten.tanh_backward(d, out, grad_input=d)),
+    nn.ReLU: (torch.relu_, lambda d, out: torch.ops.aten.threshold_backward(d, out, 0, grad_input=out)),
+    nn.Tanh: (torch.tanh_, lambda d, out: torch.ops.aten.tanh_backward(d, out, grad_input=out)),
 }
 
 
@@ -227,7 +227,7 @@ def _backward(layers: list, slope: Callable, params: Params, x: Tensor, y: Tenso
         grads[f"{name}.weight"] = torch.bmm(d.mT, value, out=room(space, (name, "weight"), d))
         grads[f"{name}.bias"] = torch.sum(d, 1, out=room(space, (name, "bias"), d))
         if activation is not None:
-            d = torch.bmm(d, params[f"{name}.weight"], out=room(space, (name, "d"), d))
+            d = torch.bmm(d, params[f"{name}.weight"], out=room(space, ("d", *value.shape[1:]), d))
             d = ACTIVATIONS[type(activation)][1](d.mul_(masks.pop()) if masks else d, value)
     return {name: grads[name] for name in params}
 
