@@ -21,14 +21,14 @@ import pages
 NAMES = {
     "flat and sharp (01)": ("explore_toys.flat_explorer", "ArrowRight", "ArrowLeft"),
     "batch size (02, 03)": ("explore_networks.batch_explorer", "ArrowLeft", "ArrowRight"),
-    "measures (04)": ("explore_networks.measure_explorer", "ArrowRight", "ArrowLeft"),
+    "measures (04)": ("explore_measures.measure_explorer", "ArrowRight", "ArrowLeft"),
     "SAM step (05)": ("explore_toys.step_explorer", "ArrowRight", "ArrowLeft"),
     "ρ on a network (06)": ("explore_networks.rho_explorer", "ArrowRight", "ArrowLeft"),
     "bouncing (08)": ("explore_toys.bouncing_explorer", "ArrowRight", "ArrowLeft"),
 }
-OURS = "from sam_lite import explore_networks, explore_toys\n{}();"
+OURS = "from sam_lite import explore_measures, explore_networks, explore_toys\n{}();"
 PLAIN = """import ipywidgets
-from sam_lite import explore_networks, explore_toys, widgets
+from sam_lite import explore_measures, explore_networks, explore_toys, widgets
 from IPython.display import display
 
 def plain(picture, controls, **_):
@@ -39,7 +39,8 @@ def plain(picture, controls, **_):
         display(picture.figure)  # what plt.show() does in a notebook
     ipywidgets.interact(show, **{{name: widgets._slider(control) for name, control in controls.items()}})
 
-explore_networks.explorer = explore_toys.explorer = plain
+for module in (explore_measures, explore_networks, explore_toys):
+    module.explorer = plain
 {}();"""
 LEFT = """import gc, psutil, ipywidgets
 from matplotlib.figure import Figure

@@ -49,12 +49,13 @@ ARROWS = {
     "widgets": {"plots"},
     "grids": {"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"},
     "explore_toys": {"plots", "toys", "sam", "widgets"},
-    "explore_networks": {"plots", "measures", "ranking", "study", "grids", "widgets"},
+    "explore_networks": {"plots", "grids", "widgets"},
+    "explore_measures": {"plots", "measures", "ranking", "study", "widgets"},
 }
 # third-party module -> the only files that may import it
 ONLY_IN = {
     "matplotlib": {"plots", "widgets"},
-    "ipywidgets": {"widgets", "explore_toys", "explore_networks"},
+    "ipywidgets": {"widgets", "explore_toys", "explore_networks", "explore_measures"},
     "IPython": {"claims", "plots", "widgets"},
 }
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_imports import made_by
 
-from sam_lite import explore_networks, explore_toys, grids, plots, ranking, toys, widgets
+from sam_lite import explore_measures, explore_networks, explore_toys, grids, plots, ranking, toys, widgets
 from sam_lite.sam import sam_gradient
 
 
@@ -47,7 +47,7 @@ MAKE = {
     "flat": explore_toys.flat_explorer,
     "batch": explore_networks.batch_explorer,
     "epochs": explore_networks.epochs_explorer,
-    "measure": lambda: explore_networks.measure_explorer(small_study()),
+    "measure": lambda: explore_measures.measure_explorer(small_study()),
     "step": explore_toys.step_explorer,
     "rho": explore_networks.rho_explorer,
     "bouncing": explore_toys.bouncing_explorer,
@@ -216,7 +216,7 @@ def test_the_bouncing_picture_says_what_theory_says(shown):
 
 
 def test_the_measure_picture_says_tau_and_psi_of_what_is_shown(shown):
-    widget = explore_networks.measure_explorer(small_study())
+    widget = explore_measures.measure_explorer(small_study())
     table = small_study().groupby(["width", "depth", "batch_size", "optimizer", "dropout", "lr_level"], as_index=False)
     means = table[["gap", "trace", "noise"]].mean()
     measure, _, held = inputs(widget)

@@ -1,0 +1,62 @@
+"""The explorer of the recorded study: which measure goes along with the generalization gap."""
+
+import ipywidgets
+import pandas as pd
+
+from sam_lite import measures, plots, ranking, study
+from sam_lite.widgets import Choice, Picture, explorer
+
+
+def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
+    """The gap against any measure of the recorded study, a mark per setting (mean of its seeds), with tau and Psi (04).
+
+    table: as of `measures.load_study`, which is the default.
+    """
+    axes = list(study.SETTINGS)
+    table = measures.load_study() if table is None else table
+    settings = (
+        table[table["status"] == "stop_loss"]
+        .drop(columns=["status", "seed", "lr"])
+        .groupby(axes, as_index=False)
+        .mean()
+    )
+    known = [*axes, "gap", "train_loss", "train_acc", "test_loss", "test_acc"]
+    names = ["trace", *(name for name in settings if name not in [*known, "trace"])]
+    held = ["nothing", *(f"{axis} = {value}" for axis in axes for value in sorted(settings[axis].unique()))]
+    figure, ax = plots.subplots(width=7, height=4.2)
+    marks = [
+        ax.plot([], [], linestyle="none", marker=plots.MARKERS[i], color=plots.COLORS[i], ms=4, alpha=0.7)[0]
+        for i in range(3)
+    ]
+    text = ax.text(0.02, 0.97, "", transform=ax.transAxes, va="top", fontsize=9)
+    gaps = 100 * settings["gap"]
+    ax.set(xlabel="measure, by rank: least on the left", ylabel="generalization gap (points)", xlim=(-0.03, 1.03))
+    ax.set_ylim(gaps.min() - 0.5, gaps.max() + 1.5)
+
+    def update(measure: str, colour: str, only: str) -> str:
+        axis, _, value = only.partition(" = ")
+        part = settings if only == "nothing" else settings[settings[axis].astype(str) == value]
+        place, values = part[measure].rank(pct=True), sorted(settings[colour].unique())
+        for line, level in zip(marks, values, strict=False):
+            chosen = part[colour] == level
+            line.set_data(place[chosen], 100 * part["gap"][chosen])
+        left = [a for a in axes if part[a].nunique() > 1]
+        tau, psi = ranking.tau(part, measure), ranking.psi(part, measure, left)
+        levels = ", ".join(f"{shape} {level}" for shape, level in zip("●■▲", values, strict=False))
+        text.set_text(f"{measure}: τ = {tau:+.2f}, Ψ = {psi:+.2f}; {colour}: {levels}")
+        return (
+            f"The gap of {len(part)} settings against the rank of {measure}, marked by {colour}, held fixed: {only}. "
+            f"Kendall's tau is {tau:+.2f}, Psi {psi:+.2f}."
+        )
+
+    controls = {
+        "measure": Choice("measure", names),
+        "colour": Choice("marks tell apart", axes),
+        "only": Choice("hold fixed", held),
+    }
+    return explorer(
+        Picture(figure, [*marks, text], update),
+        controls,
+        caption="Each mark is a setting of the seven hyper-parameters: its gap against the rank of a measure. A good "
+        "measure makes the cloud rise to the right, for whatever is held fixed.",
+    )
