@@ -20,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
 import nbgraded  # noqa: E402
+from conftest import ALL  # noqa: E402
 
 import confine  # noqa: E402
 import exercises  # noqa: E402
@@ -247,6 +248,7 @@ def test_a_byte_of_difference_a_missing_and_an_orphaned_notebook_are_found(cours
 # ---------------------------------------------------------------- the graders, graded
 
 BY_SET = [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in SETS]
+ALWAYS = ("02_keskar", "05_sam")  # marked by nbgrader itself at every run; the other sets every night
 QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg", "SAM_LITE_CHECK_SEED": "20"}
 
 
@@ -314,6 +316,8 @@ def autograded(exercise, tmp_path_factory):
 
     The reference, the blank notebook, and the pack with the most wrong answers.
     """
+    if exercise.stem not in ALWAYS and not os.environ.get(ALL):
+        pytest.skip(f"one of many alike; {ALL}=1 runs all")
     made, found = catalogue(exercise), {}
     pack = max(list(made)[2:], key=lambda name: len(made[name][1]))
     released = nbgraded.prepare(exercise.stem, tmp_path_factory.mktemp("released"))

@@ -34,7 +34,7 @@ def make_data(seed=0):
     return Data(*parts)
 
 
-LEVELS = (2.2, 2.0)
+LEVELS = (2.25, 2.2)
 
 
 def made_anew(test):
@@ -139,8 +139,9 @@ def test_labels_are_wrong_in_exactly_the_share_that_is_asked_for():
 
 @made_anew
 def test_wrong_labels_are_learned_and_scored_as_such(runs, small):
-    end = runs["wrong_40_sam"].set_index("moment").loc["end"]
-    assert end["train_acc"] < end["test_acc"] and 0 <= end["wrong_learned"] <= 1
+    table = image_study.network("none", "wrong_40_sgd", 3, 0.02, 0.0, data=small, epochs=2, equal_losses=())
+    end = table.set_index("moment").loc["end"]  # the patterns are learned first, four labels in ten are not they
+    assert end["train_acc"] + 0.1 < end["test_acc"] and 0 < end["wrong_learned"] < 0.3
     assert "wrong_learned" not in runs["sgd"]
 
 
@@ -161,7 +162,7 @@ def test_at_equal_loss_the_loss_is_just_below(runs):
     at = runs["sgd"].set_index("moment")
     for level in LEVELS:
         assert at["train_loss"][f"loss_{level}"] <= level
-    assert at["step"]["loss_2.2"] < at["step"]["loss_2.0"] or at["train_loss"]["loss_2.2"] <= 2.0
+    assert at["step"]["loss_2.25"] < at["step"]["loss_2.2"] or at["train_loss"]["loss_2.25"] <= 2.2
 
 
 @pytest.mark.slow

@@ -24,8 +24,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = sorted((ROOT / "tests" / "wrong").glob("*.py"))
+WAITS = {"two processes in one folder", "a job that is caught in itself outlives its limit"}  # a minute, half a minute
 MUTANTS = [
-    pytest.param(*row, id=f"{table.stem}: {row[0]}", marks=pytest.mark.xdist_group(f"wrong_{table.stem}"))
+    pytest.param(
+        *row,
+        id=f"{table.stem}: {row[0]}",
+        marks=[pytest.mark.xdist_group(f"wrong_{table.stem}"), *([pytest.mark.nightly] if row[0] in WAITS else [])],
+    )
     for table in TABLES
     for row in runpy.run_path(str(table))["MUTANTS"]
 ]
