@@ -24,6 +24,7 @@ NAMES = {
     "measures (04)": ("explore_measures.measure_explorer", "ArrowRight", "ArrowLeft"),
     "SAM step (05)": ("explore_toys.step_explorer", "ArrowRight", "ArrowLeft"),
     "ρ on a network (06)": ("explore_networks.rho_explorer", "ArrowRight", "ArrowLeft"),
+    "photographs (06)": ("explore_images.images_explorer", "ArrowRight", "ArrowLeft"),
     "bouncing (08)": ("explore_toys.bouncing_explorer", "ArrowRight", "ArrowLeft"),
 }
 OURS = "from sam_lite import explore_measures, explore_networks, explore_toys\n{}();"

@@ -11,6 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,24 @@ ARMS = {
     "wrong_40_sgd": Arm("sgd", 2, wrong=0.4),
     "wrong_40_sam": Arm("sam", wrong=0.4),
 }
+
+
+def load() -> pd.DataFrame:
+    """The recorded study, a row for each moment of each network, for lines and for the tuning: see image_study.md."""
+    return pd.read_parquet(files("sam_lite") / "image_study.parquet")
+
+
+def values(table: pd.DataFrame, arm: str, column: str, moment: str = "end", norm: str = "none") -> pd.Series:
+    """What the networks of an arm have in a column at a moment: a number for each seed that got there, by seed.
+
+    table: as of `load`. arm, moment, norm, column: words of image_study.md. Series of two arms are subtracted or divided
+    seed by seed. ValueError for an arm, a moment or a norm of which the table has no network, or a column it has not.
+    """
+    for name, word in (("arm", arm), ("moment", moment), ("norm", norm)):
+        one_of(name, word, dict.fromkeys(table[name].dropna()))
+    chosen_rows = (table["arm"] == arm) & (table["moment"] == moment) & (table["norm"] == norm)
+    found = table[chosen_rows].set_index("seed")[one_of("column", column, dict.fromkeys(table))]
+    return found.dropna().astype(float)
 
 
 @functools.cache

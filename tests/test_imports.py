@@ -51,11 +51,12 @@ ARROWS = {
     "explore_toys": {"plots", "toys", "sam", "widgets"},
     "explore_networks": {"plots", "grids", "widgets"},
     "explore_measures": {"plots", "measures", "ranking", "study", "widgets"},
+    "explore_images": {"plots", "image_study", "widgets"},
 }
 # third-party module -> the only files that may import it
 ONLY_IN = {
     "matplotlib": {"plots", "widgets"},
-    "ipywidgets": {"widgets", "explore_toys", "explore_networks", "explore_measures"},
+    "ipywidgets": {"widgets", "explore_toys", "explore_networks", "explore_measures", "explore_images"},
     "IPython": {"claims", "plots", "widgets"},
 }
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

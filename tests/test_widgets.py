@@ -18,7 +18,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_imports import made_by
 
-from sam_lite import explore_measures, explore_networks, explore_toys, grids, plots, ranking, toys, widgets
+from sam_lite import (
+    explore_images,
+    explore_measures,
+    explore_networks,
+    explore_toys,
+    grids,
+    plots,
+    ranking,
+    toys,
+    widgets,
+)
 from sam_lite.sam import sam_gradient
 
 
@@ -50,6 +60,7 @@ MAKE = {
     "measure": lambda: explore_measures.measure_explorer(small_study()),
     "step": explore_toys.step_explorer,
     "rho": explore_networks.rho_explorer,
+    "images": explore_images.images_explorer,
     "bouncing": explore_toys.bouncing_explorer,
 }
 

@@ -32,7 +32,7 @@ from matplotlib.path import Path as Curve
 from matplotlib.text import Text
 from PIL import Image
 
-from sam_lite import explore_networks, explore_toys, grids, plots
+from sam_lite import explore_images, explore_networks, explore_toys, grids, plots
 from sam_lite.widgets import Control, Picture
 
 FOLDER = Path(__file__).with_name("live")
@@ -86,6 +86,11 @@ EXPLORERS = {
         (4.0, 3.3),
     ),
     "rho": Live(explore_networks.rho_explorer, {"rho": grids.RHOS}, "the same values, and code to change"),
+    "images": Live(
+        explore_images.images_explorer,
+        {"equal": list(explore_images.COMPARED)},
+        "the same values, and code to change",
+    ),
     "bouncing": Live(
         explore_toys.bouncing_explorer,
         {
