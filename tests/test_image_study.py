@@ -212,7 +212,7 @@ def test_the_line_ends_in_the_two_networks(small):
 def test_lines_with_batch_norm_have_statistics_of_their_own_at_each_point(small, monkeypatch):
     """So a network whose running statistics are wrong has a line as one whose are right."""
     monkeypatch.setattr(image_network, "MEASURED", 64)
-    one, two = (build(lambda: convnet(norm="none"), seed) for seed in (0, 1))
+    one, two = (build(lambda: convnet(norm="batch"), seed) for seed in (0, 1))
     fresh = image_network.line(one.eval(), two.eval(), small)
     for model in (one, two):
         model.train()(5 + 3 * small.x_train)

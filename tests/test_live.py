@@ -29,7 +29,7 @@ def sample(name: str, n: int) -> list[tuple[list[int], dict]]:
     grid, controls = live.EXPLORERS[name].grid, live.captured(live.EXPLORERS[name].make).controls
     every = list(itertools.product(*(range(len(values)) for values in grid.values())))
     start = {one: live.start_of(control) for one, control in controls.items()}
-    chosen = [every[0], every[-1], *random.Random(0).sample(every, n - 2)]
+    chosen = [every[0], every[-1], *random.Random(0).sample(every, min(n, len(every)) - 2)]
     return [(at, start | {one: grid[one][i] for one, i in zip(grid, at, strict=True)}) for at in chosen]
 
 
@@ -69,7 +69,7 @@ def test_what_is_stored_is_what_the_notebook_shows(name, explorers):
             data = artist.get_xydata().astype(float)
             positive = [axis.get_scale() != "log" for axis in (artist.axes.xaxis, artist.axes.yaxis)] | (data > 0)
             data = data[np.isfinite(data).all(1) & positive.all(1)]
-            logs += not positive.all() or artist.axes.get_yscale() == "log"
+            logs += not positive.all() or "log" in (artist.axes.get_xscale(), artist.axes.get_yscale())
             expected = artist.axes.transData.transform(data) if len(data) else np.zeros((0, 2))
             inside = np.array([artist.axes.bbox.contains(*point) for point in expected], bool)
             expected = (expected * [1, -1] + [0, height])[inside]
