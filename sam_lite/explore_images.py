@@ -18,7 +18,7 @@ ARMS = {  # as in the study, and the role that gives an arm its colour
     "Adam": ("adam", "training"),
 }
 COMPARED = {  # what is equal -> the moments of SGD and Adam, of large batches, and of SAM
-    "training loss, 0.4": ("loss_0.4", "loss_0.4", "loss_0.4"),
+    "training loss (0.4)": ("loss_0.4", "loss_0.4", "loss_0.4"),
     "updates": ("epochs", "end", "end"),
     "epochs": ("epochs", "epochs", "end"),
     "gradients": ("end", None, "end"),
@@ -33,7 +33,7 @@ def images_explorer(table: pd.DataFrame | None = None, norm: str = "none") -> ip
     are left out.
     """
     table = image_study.load() if table is None else table
-    figure, axes = plots.subplots(1, 2, width=10, height=3.6)
+    figure, axes = plots.subplots(1, 2, width=11, height=3.6)
     rows = {name: -place for place, name in enumerate(ARMS)}
     marks = [
         [ax.plot([], [], ls="none", marker="o", ms=4, alpha=0.6, color=_color(name))[0] for name in ARMS] for ax in axes
@@ -43,9 +43,7 @@ def images_explorer(table: pd.DataFrame | None = None, norm: str = "none") -> ip
     ]
     for ax, reference in zip(axes, (0, 1), strict=True):
         ax.axvline(reference, color=plots.COLORS[plots.ROLES["SGD"]])
-        ax.set(ylim=(-len(ARMS) + 0.4, 0.6), yticks=list(rows.values()))
-    axes[0].set_yticklabels(rows)
-    axes[1].set_yticklabels([])
+        ax.set(ylim=(-len(ARMS) + 0.4, 0.6), yticks=list(rows.values()), yticklabels=list(rows))
     compared = {equal: _against_sgd(table, norm, *moments) for equal, moments in COMPARED.items()}
     every = [np.concatenate([pair[i] for found in compared.values() for pair in found.values()]) for i in (0, 1)]
     axes[0].set(xlabel="accuracy gained over SGD (points)", xlim=(every[0].min() - 0.5, every[0].max() + 0.5))
