@@ -291,6 +291,24 @@ def test_code_that_cannot_be_read_stops_nothing(source):
     assert isinstance(similar.runs([source, MINE]), set) and similar.runs([source, MINE]) >= similar.runs([MINE])
 
 
+def test_a_group_of_equal_answers_is_shown_once_and_hides_no_other_pair(tmp_path):
+    """As a class of sixty showed: eight equal ones are 28 pairs, and filled the table before the two that copied."""
+    group = [f"group {i:02d}" for i in range(15)]
+    sources = dict.fromkeys(group, MINE + "\n" + OTHER) | {
+        "mia": THEIRS,
+        "ben": THEIRS,
+        "eve": "x = [1, 2, 3, 4, 5, 6]",
+    }
+    found = [answered(name, "") for name in sources]
+    for one, source in zip(found, sources.values(), strict=True):
+        one.runs = sorted(similar.runs([source]))
+    similar.write(found, {"05_sam": similar.runs(["y = (6, 5, 4, 3, 2, 1)"])}, tmp_path / "similar.csv")
+    with (tmp_path / "similar.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = [{row["student"], row["other"]} for row in csv.DictReader(file)]
+    assert {"mia", "ben"} in rows and len(rows) == 15
+    assert set().union(*rows) == {*group, "mia", "ben"}  # everyone of the group is in it
+
+
 def test_the_table_of_pairs_knows_the_published_solution(tmp_path):
     found = [answered("mia", ""), answered("ben", ""), answered("eve", "")]
     for one, source in zip(found, (MINE, THEIRS, OTHER), strict=True):

@@ -72,11 +72,25 @@ def pairs(found: Mapping[str, set[int]]) -> list[tuple[float, float, str, str]]:
     return sorted(made, key=lambda pair: (-pair[0], *pair[2:]))
 
 
+def links(made: Sequence[tuple[float, float, str, str]]) -> list[tuple[float, float, str, str]]:
+    """Of pairs in this order those whose two are not linked by earlier ones: of eight equal submissions seven pairs."""
+    groups: dict[str, set[str]] = {}
+    kept = []
+    for pair in made:
+        one, other = (groups.setdefault(name, {name}) for name in pair[2:])
+        if one is not other:
+            groups |= dict.fromkeys(both := one | other, both)
+            kept.append(pair)
+    return kept
+
+
 def write(found: Sequence[Submission], solutions: Mapping[str, set[int]], path: Path) -> None:
     """Write the table of pairs. solutions: the runs of the published solution of each set."""
     rows = [["exercise", "student", "other", "alike (%)", "rare code shared"]]
     for exercise in sorted(solutions):
         class_ = {one.student: set(one.runs) for one in found if one.exercise == exercise and one.runs}
         made = pairs(class_ | {"the published solution": solutions[exercise]})
-        rows += [[exercise, one, other, f"{100 * part:.0f}", f"{both:.0f}"] for both, part, one, other in made[:SHOWN]]
+        rows += [
+            [exercise, one, other, f"{100 * part:.0f}", f"{both:.0f}"] for both, part, one, other in links(made)[:SHOWN]
+        ]
     save(path, rows)
