@@ -28,7 +28,8 @@ def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
         ax.plot([], [], linestyle="none", marker=plots.MARKERS[i], color=plots.COLORS[i], ms=4, alpha=0.7)[0]
         for i in range(3)
     ]
-    text = ax.text(0.02, 0.97, "", transform=ax.transAxes, va="top", fontsize=9)
+    shapes = ax.text(0.02, 0.97, "", transform=ax.transAxes, va="top", fontsize=9)
+    title = plots.headline(ax)
     gaps = 100 * settings["gap"]
     ax.set(xlabel="measure, by rank: least on the left", ylabel="generalization gap (points)", xlim=(-0.03, 1.03))
     ax.set_ylim(gaps.min() - 0.5, gaps.max() + 1.5)
@@ -36,6 +37,7 @@ def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
     def update(measure: str, colour: str, only: str) -> str:
         axis, _, value = only.partition(" = ")
         part = settings if only == "nothing" else settings[settings[axis].astype(str) == value]
+        part = part.sort_values(measure)  # neighbours in the picture are stored in few bytes on a page
         place, values = part[measure].rank(pct=True), sorted(settings[colour].unique())
         for line, level in zip(marks, values, strict=False):
             chosen = part[colour] == level
@@ -43,7 +45,8 @@ def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
         left = [a for a in axes if part[a].nunique() > 1]
         tau, psi = ranking.tau(part, measure), ranking.psi(part, measure, left)
         levels = ", ".join(f"{shape} {level}" for shape, level in zip("●■▲", values, strict=False))
-        text.set_text(f"{measure}: τ = {tau:+.2f}, Ψ = {psi:+.2f}; {colour}: {levels}")
+        title.set_text(f"{measure}: τ = {tau:+.2f}, Ψ = {psi:+.2f}")
+        shapes.set_text(f"{colour}: {levels}")
         return (
             f"The gap of {len(part)} settings against the rank of {measure}, marked by {colour}, held fixed: {only}. "
             f"Kendall's tau is {tau:+.2f}, Psi {psi:+.2f}."
@@ -55,7 +58,7 @@ def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
         "only": Choice("hold fixed", held),
     }
     return explorer(
-        Picture(figure, [*marks, text], update),
+        Picture(figure, [*marks, shapes, title], update),
         controls,
         caption="Each mark is a setting of the seven hyper-parameters: its gap against the rank of a measure. A good "
         "measure makes the cloud rise to the right, for whatever is held fixed.",

@@ -13,7 +13,7 @@ from sam_lite.widgets import Control, Picture, explorer
 def step_explorer() -> ipywidgets.VBox:
     """One step of SAM on a valley, as two arrows, and the paths of SAM and gradient descent from there (lecture 05).
 
-    The loss is (w1^2 + 10 w2^2) / 2; the climb is in the p-norm chosen.
+    The loss is (a^2 + 10 c^2) / 2 for the places a along the valley and c across it; the climb is in the p-norm chosen.
     """
     hessian = torch.diag(torch.tensor([1.0, 10.0], dtype=torch.float64))
     loss = toys.quadratic(hessian)
@@ -21,7 +21,7 @@ def step_explorer() -> ipywidgets.VBox:
     x, y = np.meshgrid(side, side / 2)
     figure, ax = plots.subplots(width=6.5, height=4.6)
     ax.contour(x, y, (x**2 + 10 * y**2) / 2, levels=np.geomspace(0.05, 8, 9), colors="grey", linewidths=0.6)
-    ax.set(xlabel="w₁ (flat direction)", ylabel="w₂ (sharp direction)", xlim=(-2.2, 2.2), ylim=(-1.1, 1.1))
+    ax.set(xlabel="along the valley (flat)", ylabel="across it (sharp)", xlim=(-2.2, 2.2), ylim=(-1.1, 1.1))
     (descent,) = ax.plot([], [], color=plots.COLORS[0], linestyle="--", marker="o", ms=3, label="gradient descent")
     (path,) = ax.plot([], [], color=plots.COLORS[1], marker="s", ms=3, label="SAM")
     (climb,) = ax.plot(
@@ -33,8 +33,8 @@ def step_explorer() -> ipywidgets.VBox:
     ax.legend(fontsize=9, loc="upper right", handlelength=1.2)
     title = plots.headline(ax)
 
-    def update(rho: float, lr: float, w1: float, w2: float, p: float) -> str:
-        start = torch.tensor([w1, w2], dtype=torch.float64)
+    def update(rho: float, lr: float, along: float, across: float, p: float) -> str:
+        start = torch.tensor([along, across], dtype=torch.float64)
         walk, plain = (_walk(hessian, start, lr, r, p) for r in (rho, 0.0))
         climbed = start + p_ascent(p)({"w": hessian @ start}, {}, rho)["w"]
         up = torch.stack([start, climbed])
@@ -43,15 +43,15 @@ def step_explorer() -> ipywidgets.VBox:
         ends = [f"{float(loss({'w': points[-1]})):.2g}" for points in (walk, plain)]
         title.set_text(f"Loss: SAM {ends[0]}, descent {ends[1]}")
         return (
-            f"Contours of a narrow valley. From ({w1:g}, {w2:g}) SAM climbs by {rho:g} and steps with rate {lr:g}; "
+            f"Contours of a narrow valley. From ({along:g}, {across:g}) SAM climbs by {rho:g} and steps with rate {lr:g}; "
             f"after 20 steps its loss is {ends[0]}, that of gradient descent {ends[1]}."
         )
 
     controls = {
         "rho": Control("ρ, radius of the climb", 0.0, 1.0, 0.01, 0.3),
         "lr": Control("η, learning rate", 0.005, 0.25, 0.005, 0.1),
-        "w1": Control("w₁ of the start", -2.0, 2.0, 0.05, -1.8),
-        "w2": Control("w₂ of the start", -1.0, 1.0, 0.05, 0.7),
+        "along": Control("start, along the valley", -2.0, 2.0, 0.05, -1.8),
+        "across": Control("start, across it", -1.0, 1.0, 0.05, 0.7),
         "p": Control("p, norm of the climb", 1.0, 6.0, 0.5, 2.0),
     }
     moving = [descent, path, climb, down, title]

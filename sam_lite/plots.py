@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
@@ -89,9 +90,11 @@ def path(ax: Axes, points: np.ndarray, *, label: str, style: int | None = None) 
     ax.plot(*points[-1], color=COLORS[n], marker=MARKERS[n])
 
 
-def contours(ax: Axes, x: Sequence[float], y: Sequence[float], heights: np.ndarray, *, levels: int = 14) -> None:
-    """Grey contour lines behind what else is drawn. x: (n,), y: (m,), heights: (m, n)."""
-    ax.contour(
+def contours(
+    ax: Axes, x: Sequence[float], y: Sequence[float], heights: np.ndarray, *, levels: int = 14
+) -> QuadContourSet:
+    """Grey contour lines behind what else is drawn. x: (n,), y: (m,), heights: (m, n). Returned for `ax.clabel`."""
+    return ax.contour(
         np.asarray(x), np.asarray(y), np.asarray(heights), levels=levels, colors="grey", linewidths=0.6, zorder=0
     )
 

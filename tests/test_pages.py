@@ -266,6 +266,25 @@ def test_nothing_runs_off_the_side(site, chrome, width):
     page.close()
 
 
+@pytest.mark.slow
+def test_on_a_phone_a_figure_fits_and_a_tap_enlarges_it(site, chrome):
+    context = chrome.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = context.new_page()
+    page.goto(f"{site.as_uri()}/08_bouncing.html")
+    box, figure = page.locator(".output_png").first, page.locator(".output_png img").first
+    width = lambda: figure.evaluate("e => e.getBoundingClientRect().width")  # noqa: E731
+    scrolls = lambda: box.evaluate("e => e.scrollWidth > e.clientWidth")  # noqa: E731
+    whole = width()
+    assert 300 < whole <= 390 and not scrolls()
+    figure.tap()
+    assert width() > 1.7 * whole and scrolls()
+    page.locator("h2").first.tap()
+    assert width() == whole and not scrolls()
+    box.focus()
+    assert scrolls()
+    context.close()
+
+
 NEW = """seen => {
     // mark one text for each colour, background, size and weight that is not in `seen`, and tell these
     const behind = e => e ? [getComputedStyle(e), ...behind(e.parentElement)] : [];

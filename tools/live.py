@@ -32,7 +32,7 @@ from matplotlib.path import Path as Curve
 from matplotlib.text import Text
 from PIL import Image
 
-from sam_lite import explore_images, explore_networks, explore_toys, grids, plots
+from sam_lite import explore_images, explore_measures, explore_networks, explore_toys, grids, plots
 from sam_lite.widgets import Control, Picture
 
 FOLDER = Path(__file__).with_name("live")
@@ -84,6 +84,16 @@ EXPLORERS = {
         },
         "any start, and finer steps of every control",
         (4.0, 3.3),
+    ),
+    "measure": Live(
+        explore_measures.measure_explorer,
+        {
+            "measure": ["trace", "l2", "path_norm", "flatness_mag"],
+            "colour": ["width", "dropout"],
+            "only": ["nothing", "width = 50", "width = 70", "width = 100"],
+        },
+        "all measures of the study, and every axis to mark or to hold fixed",
+        (4.4, 3.4),
     ),
     "rho": Live(explore_networks.rho_explorer, {"rho": grids.RHOS}, "the same values, and code to change"),
     "images": Live(
