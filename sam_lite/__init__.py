@@ -36,12 +36,13 @@ What lectures and exercises use besides:
     batchnorm             running statistics: between two networks, and under SAM
     toys                  SAM's dynamics where they can be solved
     rivals, contest       what else could explain SAM's gain; all of it on equal terms
+    paths, language       SAM through the Jacobian or the logits alone; a small transformer and its text
     measures, ranking     what may predict generalization, and how well it ranks
     claims, plots         verdicts with their bounds; figures with captions
     explore_*             widgets for ρ, batch size and more
 
 Machinery, which nobody needs to read: require, pure, callbacks, plan, starting, stacked, updates, describe, checkpoint,
-tables, sweep, cluster, study, image_network, image_study, grids, images, widgets, checks.
+tables, sweep, cluster, study, image_network, image_study, language_study, grids, images, widgets, checks.
 
 Functions take `loss, params, size`, then what the method needs, then settings by name. Randomness is an argument.
 Everything maps over many models with `torch.func.vmap`, and computes where its tensors are.

@@ -1,0 +1,49 @@
+"""Wrong paths of SAM, and wrong ways with the small language: (name, file, right, wrong, a test that must fail)."""
+
+_PATHS, _LANGUAGE, _STUDY = "sam_lite/paths.py", "sam_lite/language.py", "sam_lite/language_study.py"
+_OF_PATHS, _OF_LANGUAGE = "tests/test_paths.py::test_", "tests/test_language.py::test_"
+
+MUTANTS = [
+    (
+        "functional SAM that is SAM",
+        _PATHS,
+        'slope if path == "jacobian" else',
+        'grad(criterion)(out_up) if path == "jacobian" else',
+        f"{_OF_PATHS}each_path_moves_its_factor_alone",
+    ),
+    (
+        "the part through the logits without the curvature of the loss",
+        _PATHS,
+        "return pull(bent)[0], rest",
+        "return pull(moved)[0], rest",
+        f"{_OF_PATHS}the_two_parts_are_those_of_the_dense_hessian",
+    ),
+    (
+        "a character that is foreseen from itself",
+        _LANGUAGE,
+        ".triu(1)",
+        ".triu(2)",
+        f"{_OF_LANGUAGE}a_character_is_foreseen_from_those_before_it_alone",
+    ),
+    (
+        "an entropy rate that forgets the spaces",
+        _LANGUAGE,
+        "(language.codes >= 0).sum(1)",
+        "(language.codes > 0).sum(1)",
+        f"{_OF_LANGUAGE}the_entropy_rate_of_a_fair_coin_is_ln_2_over_the_length",
+    ),
+    (
+        "a text that begins as if after the first word of the list",
+        _LANGUAGE,
+        "torch.cat([language.follows, language.first[None]])",
+        "torch.cat([language.follows, language.follows[:1]])",
+        f"{_OF_LANGUAGE}the_chance_of_every_character_is_that_of_a_count",
+    ),
+    (
+        "settings chosen by the whole course of the training",
+        _STUDY,
+        'tried[tried["gradients"] == tried["budget"]]',
+        "tried",
+        f"{_OF_LANGUAGE}what_is_chosen_is_the_best_at_the_end",
+    ),
+]
