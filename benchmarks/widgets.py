@@ -27,7 +27,7 @@ NAMES = {
     "photographs (06)": ("explore_images.images_explorer", "ArrowRight", "ArrowLeft"),
     "bouncing (08)": ("explore_toys.bouncing_explorer", "ArrowRight", "ArrowLeft"),
 }
-OURS = "from sam_lite import explore_measures, explore_networks, explore_toys\n{}();"
+OURS = "from sam_lite import explore_images, explore_measures, explore_networks, explore_toys\n{}();"
 PLAIN = """import ipywidgets
 from sam_lite import explore_measures, explore_networks, explore_toys, widgets
 from IPython.display import display

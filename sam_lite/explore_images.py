@@ -26,13 +26,12 @@ COMPARED = {  # what is equal -> the moments of SGD and Adam, of large batches, 
 LEARNED = 0.2  # accuracy of a network that does better than guessing
 
 
-def images_explorer(table: pd.DataFrame | None = None, norm: str = "none") -> ipywidgets.VBox:
+def images_explorer(norm: str = "none") -> ipywidgets.VBox:
     """Accuracy and λ_max of convnets on Fashion-MNIST against SGD with batches of 64, by how they were trained (06).
 
-    table: as of `image_study.load`, which is the default. norm: "none" or "batch". Networks that do no better than guessing
-    are left out.
+    norm: "none", or "batch" where the record has it. Networks that do no better than guessing are left out.
     """
-    table = image_study.load() if table is None else table
+    table = image_study.load()
     figure, axes = plots.subplots(1, 2, width=11, height=3.6)
     rows = {name: -place for place, name in enumerate(ARMS)}
     marks = [

@@ -25,17 +25,10 @@ from sam_lite.paths import logit_share, path_gradient
 
 FILE = Path(__file__).with_name("language_study.csv")
 SEEDS, TUNING_SEEDS = range(10), (100, 101, 102)
-GRADIENTS, LINES, LENGTH, N_TEST = (
-    1600,
-    8,
-    32,
-    300,
-)  # gradients in all; lines in a batch, characters in a line, lines of test
-CHECKS, WARM_UP, DECAY = (
-    8,
-    0.05,
-    0.01,
-)  # looks at each network; share of the steps with a rising rate; AdamW's usual decay
+GRADIENTS = 1600  # in all
+LINES, LENGTH, N_TEST = 8, 32, 300  # lines in a batch, characters in a line, lines of test
+CHECKS = 8  # looks at each network
+WARM_UP, DECAY = 0.05, 0.01  # share of the steps in which the rate rises; AdamW's usual decay
 PATHS = {"SAM": "both", "functional SAM": "jacobian", "logit SAM": "logits"}
 RATES = (0.002, 0.005, 0.012)
 RHOS, DECAYS = (0.05, 0.2), (0.01, 0.1)
@@ -95,9 +88,8 @@ def learn(
     down, look = direction(method, rho), vmap(partial(_looked, make()))
     lines, test = text(seeds, steps * LINES, 0)[0], text(seeds, N_TEST, 1)
     params = stack([params_of(build(make, seed)) for seed in seeds])
-    optimizer = torch.optim.AdamW(
-        params.values(), lr=lr, weight_decay=decay
-    )  # of each weight by itself, so of each network
+    # AdamW treats each weight by itself, so it treats each network by itself
+    optimizer = torch.optim.AdamW(params.values(), lr=lr, weight_decay=decay)
     rows = []
     for step in range(1, 1 + round(stop * steps)):
         batch = lines[:, (step - 1) * LINES : step * LINES]
