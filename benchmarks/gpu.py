@@ -13,6 +13,8 @@ import re
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
@@ -58,6 +60,7 @@ GROUP = dict(width=70, depth=3, batch_size=50, optimizer="momentum", dropout=0.0
 PART = dict(lr_levels=(2,), weight_decays=(0.0,), seeds=(0, 1))
 # Arms of the study of real images, with learning rate and rho or weight decay
 ARMS = {"sgd": (0.01, 0.0), "sam_0.05": (0.01, 0.05)}
+WORKERS = 4  # processes that train networks of it side by side: one fills a small part of a GPU
 
 
 def prepared(name: str, rehearse: bool) -> nbformat.NotebookNode:
@@ -122,36 +125,48 @@ def group(rehearse: bool) -> str:
     )
 
 
-def photographs(rehearse: bool) -> str:
-    """ARMS of the image study on this device, ten seeds: SAM beside SGD, float32 beside bfloat16, and the CPU's time."""
-    device, all_of_it, epochs = best_device(), image_study.photographs(), 1 if rehearse else image_study.EPOCHS
-    n, n_test, seeds = (1024, 200, (0,)) if rehearse else (image_study.N_TRAIN, 10_000, image_study.SEEDS)
-    data = Data(*(part[:n] for part in all_of_it[:2]), *(part[:n_test] for part in all_of_it[2:]))
-
-    def made(arm: str, seeds, device, autocast: bool = False) -> pd.DataFrame:
-        """The rows at the end of the training, one per seed."""
-        how = {"data": data.to(device), "epochs": epochs, "autocast": autocast}
-        tables = [image_study.network("none", arm, seed, *ARMS[arm], **how) for seed in seeds]
-        return pd.concat(tables).query("moment == 'end'").reset_index(drop=True)
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+def photograph(arm: str, seed: int, device: str, autocast: bool, rehearse: bool) -> pd.Series:
+    """What is measured at the end of one training of the image study; in a rehearsal on few images, for one epoch."""
+    everything = image_study.photographs()
+    n, n_test = (1024, 200) if rehearse else (image_study.N_TRAIN, 10_000)
+    data = Data(*(part[:n] for part in everything[:2]), *(part[:n_test] for part in everything[2:]))
+    how = {"data": data.to(device), "epochs": 1 if rehearse else image_study.EPOCHS, "autocast": autocast}
     with patch.object(image_network, "MEASURED", 64 if rehearse else image_network.MEASURED):
-        plain = {arm: made(arm, seeds, device) for arm in ARMS}
-        half = {arm: made(arm, seeds, device, autocast=True) for arm in ARMS}
-    memory = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0
+        table = image_study.network("none", arm, seed, *ARMS[arm], **how)
+    return table.query("moment == 'end'").iloc[0]
+
+
+def photographs(rehearse: bool) -> str:
+    """ARMS of the image study on this device, ten seeds: SAM beside SGD, float32 beside bfloat16, and the CPU's time.
+
+    The times are of the first seed, one training after the other; the other seeds train in WORKERS processes.
+    """
+    device, seeds = str(best_device()), (0, 1) if rehearse else image_study.SEEDS
+    if best_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    made = {(arm, half, 0): photograph(arm, 0, device, half, rehearse) for half in (False, True) for arm in ARMS}
+    memory = torch.cuda.max_memory_allocated() / 1e9 if best_device().type == "cuda" else 0
+    took = {f"{arm}{' in bfloat16' * half}": f"{row['seconds']:.1f} s" for (arm, half, _), row in made.items()}
+    cpu = photograph("sgd", 0, "cpu", False, rehearse)["seconds"]
+    took |= {f"sgd on the CPU ({torch.get_num_threads()} threads)": f"{cpu:.1f} s"}
+    if not rehearse:
+        print(f"images, one network: {', '.join(map(' '.join, took.items()))}; {memory:.2f} GB", flush=True)
+    others = [(arm, half, seed) for arm in ARMS for half in (False, True) for seed in seeds[1:]]
+    with ProcessPoolExecutor(1 if rehearse else WORKERS, mp_context=get_context("spawn")) as pool:
+        jobs = {job: pool.submit(photograph, job[0], job[2], device, job[1], rehearse) for job in others}
+        made |= {job: future.result() for job, future in jobs.items()}
+    end = (
+        pd.DataFrame(made).T.sort_index().rename_axis(["arm", "half", "seed"])[["test_acc", "lambda_max"]].astype(float)
+    )
+    sgd, sam = (end.xs((arm, False)) for arm in ARMS)
+    ratio, gain = sgd["lambda_max"] / sam["lambda_max"], 100 * (sam["test_acc"] - sgd["test_acc"])
     lines = [f"images: {len(ARMS)} arms, seeds {len(seeds)}, in float32 and in bfloat16"]
     if rehearse:
         return lines[0]
-    (sgd, sam), cpu = plain.values(), made("sgd", seeds[:1], "cpu")
-    ratio, gain = sgd["lambda_max"] / sam["lambda_max"], 100 * (sam["test_acc"] - sgd["test_acc"])
-    lines += [
-        f"  a network takes {sgd['seconds'].median():.1f} s, {memory:.2f} GB; on the CPU {cpu['seconds'][0]:.1f} s"
-    ]
     lines += [f"  lambda_max of SGD over SAM {ratio.mean():.2f} ± {2 * ratio.sem():.2f}"]
     lines += [f"  SAM's test accuracy minus SGD's, points: {gain.mean():.2f} ± {2 * gain.sem():.2f}"]
     for arm in ARMS:
-        moved = 100 * (half[arm]["test_acc"] - plain[arm]["test_acc"])
+        moved = 100 * (end.xs((arm, True)) - end.xs((arm, False)))["test_acc"]
         lines += [
             f"  {arm}, bfloat16 minus float32, points of test accuracy: {moved.mean():.2f} ± {2 * moved.sem():.2f}"
         ]
