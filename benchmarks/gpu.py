@@ -34,7 +34,7 @@ ON_A_GPU, IMAGES = {'if device.type == "cuda":': "if True:"}, {"n_train=10_000":
 # lecture -> what the rehearsal writes in place of the sizes of its GPU branch
 MINIATURE = {
     "02_keskar": IMAGES | {"[512] * 3": "[24] * 3", "64, 1000, 0.05, 30_000": "16, 80, 0.05, 1000"},
-    "03_hoffer": IMAGES | {"[512, 512]": "[24, 24]", "32, 512, 60, 0.05": "16, 128, 4, 0.05"},
+    "03_hoffer": IMAGES | {"[512, 512]": "[24, 24]", "32, 256, 80, 0.03": "16, 128, 4, 0.05"},
     "04_jiang": {"n_train=1000, n_test=10_000": "n_train=200, n_test=400", "(70, 140)": "(16, 24)"},
     "06_sam_results": IMAGES | {"[512, 512]": "[24, 24]", "128, 6000": "32, 300"},
 }

@@ -217,7 +217,7 @@ class SAM(Optimizer):
             _check_tensors(moved)
             grads = {name: -p.grad if p in up else p.grad for name, p in weights.items()}
             e = checked(self.ascent(grads, weights, self.rho), weights)
-            self._saved = moved, torch._foreach_clone(moved)
+            self._saved = moved, torch._foreach_mul(moved, 1)
             torch._foreach_add_(moved, [e[name] for name in weights])
 
     @torch._disable_dynamo

@@ -41,7 +41,7 @@ def test_a_group_of_the_study_finds_its_recorded_networks():
 @pytest.mark.slow
 @pytest.mark.when_changed("benchmarks/gpu.py", *made_by("image_study"))
 def test_two_arms_of_the_image_study_run(fashion):
-    assert gpu.run("images", rehearse=True) == "images: 2 arms, seeds 1, in float32 and in bfloat16"
+    assert gpu.run("images", rehearse=True) == "images: 2 arms, seeds 2, in float32 and in bfloat16"
 
 
 def test_a_changed_scale_cell_is_named(monkeypatch):
