@@ -58,9 +58,8 @@ print(json.dumps({{"faster": times["cpu"] / times[device], "gigabytes": memory /
 # One group of the study, and what the rehearsal makes of it
 GROUP = dict(width=70, depth=3, batch_size=50, optimizer="momentum", dropout=0.01)
 PART = dict(lr_levels=(2,), weight_decays=(0.0,), seeds=(0, 1))
-# Arms of the study of real images, with learning rate and rho or weight decay
-ARMS = {"sgd": (0.01, 0.0), "sam_0.05": (0.01, 0.05)}
-WORKERS = 4  # processes that train networks of it side by side: one fills a small part of a GPU
+ARMS = ("sgd", "sam_0.05")  # of the study of real images, whose recorded rates and weight decays they have
+WORKERS = 8  # processes that train networks of it side by side: one fills a small part of a GPU
 
 
 def prepared(name: str, rehearse: bool) -> nbformat.NotebookNode:
@@ -125,6 +124,11 @@ def group(rehearse: bool) -> str:
     )
 
 
+def recorded(arm: str) -> pd.DataFrame:
+    """The rows at the end of the training that the study has of an arm, by seed."""
+    return image_study.load().query("norm == 'none' and moment == 'end' and arm == @arm").set_index("seed")
+
+
 def photograph(arm: str, seed: int, device: str, autocast: bool, rehearse: bool) -> pd.Series:
     """What is measured at the end of one training of the image study; in a rehearsal on few images, for one epoch."""
     everything = image_study.photographs()
@@ -132,7 +136,8 @@ def photograph(arm: str, seed: int, device: str, autocast: bool, rehearse: bool)
     data = Data(*(part[:n] for part in everything[:2]), *(part[:n_test] for part in everything[2:]))
     how = {"data": data.to(device), "epochs": 1 if rehearse else image_study.EPOCHS, "autocast": autocast}
     with patch.object(image_network, "MEASURED", 64 if rehearse else image_network.MEASURED):
-        table = image_study.network("none", arm, seed, *ARMS[arm], **how)
+        lr, strength = recorded(arm)[["lr", "strength"]].iloc[0]
+        table = image_study.network("none", arm, seed, lr, strength, **how)
     return table.query("moment == 'end'").iloc[0]
 
 
@@ -158,13 +163,18 @@ def photographs(rehearse: bool) -> str:
     end = (
         pd.DataFrame(made).T.sort_index().rename_axis(["arm", "half", "seed"])[["test_acc", "lambda_max"]].astype(float)
     )
-    sgd, sam = (end.xs((arm, False)) for arm in ARMS)
-    ratio, gain = sgd["lambda_max"] / sam["lambda_max"], 100 * (sam["test_acc"] - sgd["test_acc"])
     lines = [f"images: {len(ARMS)} arms, seeds {len(seeds)}, in float32 and in bfloat16"]
     if rehearse:
         return lines[0]
-    lines += [f"  lambda_max of SGD over SAM {ratio.mean():.2f} ± {2 * ratio.sem():.2f}"]
-    lines += [f"  SAM's test accuracy minus SGD's, points: {gain.mean():.2f} ± {2 * gain.sem():.2f}"]
+    for where, tables in {"here": [end.xs((arm, False)) for arm in ARMS], "recorded": map(recorded, ARMS)}.items():
+        sgd, sam = tables
+        ratio, gain = sgd["lambda_max"] / sam["lambda_max"], 100 * (sam["test_acc"] - sgd["test_acc"])
+        lines += [
+            f"  {where}: lambda_max of SGD over SAM {ratio.mean():.2f} ± {2 * ratio.sem():.2f}, SAM's test accuracy"
+        ]
+        lines[-1] += (
+            f" minus SGD's {gain.mean():.2f} ± {2 * gain.sem():.2f} points, SGD's {100 * sgd['test_acc'].mean():.2f} %"
+        )
     for arm in ARMS:
         moved = 100 * (end.xs((arm, True)) - end.xs((arm, False)))["test_acc"]
         lines += [
