@@ -23,13 +23,14 @@ COMPARED = {  # what is equal -> the moments of SGD and Adam, of large batches, 
     "epochs": ("epochs", "epochs", "end"),
     "gradients": ("end", None, "end"),
 }
+NETWORKS = {"without batch norm": "none", "with batch norm": "batch"}
 LEARNED = 0.2  # accuracy of a network that does better than guessing
 
 
-def images_explorer(norm: str = "none") -> ipywidgets.VBox:
+def images_explorer() -> ipywidgets.VBox:
     """Accuracy and λ_max of convnets on Fashion-MNIST against SGD with batches of 64, by how they were trained (06).
 
-    norm: "none", or "batch" where the record has it. Networks that do no better than guessing are left out.
+    Networks that do no better than guessing are left out.
     """
     table = image_study.load()
     figure, axes = plots.subplots(1, 2, width=11, height=3.6)
@@ -43,7 +44,11 @@ def images_explorer(norm: str = "none") -> ipywidgets.VBox:
     for ax, reference in zip(axes, (0, 1), strict=True):
         ax.axvline(reference, color=plots.COLORS[plots.ROLES["SGD"]])
         ax.set(ylim=(-len(ARMS) + 0.4, 0.6), yticks=list(rows.values()), yticklabels=list(rows))
-    compared = {equal: _against_sgd(table, norm, *moments) for equal, moments in COMPARED.items()}
+    compared = {
+        (equal, network): _against_sgd(table, norm, *moments)
+        for equal, moments in COMPARED.items()
+        for network, norm in NETWORKS.items()
+    }
     every = [np.concatenate([pair[i] for found in compared.values() for pair in found.values()]) for i in (0, 1)]
     axes[0].set(xlabel="accuracy gained over SGD (points)", xlim=(every[0].min() - 0.5, every[0].max() + 0.5))
     axes[1].set(xlabel="λ_max over SGD's (ratio)", xscale="log", xlim=(every[1].min() / 1.2, every[1].max() * 1.2))
@@ -51,8 +56,8 @@ def images_explorer(norm: str = "none") -> ipywidgets.VBox:
     axes[1].minorticks_off()
     titles = [plots.headline(ax) for ax in axes]
 
-    def update(equal: str) -> str:
-        found = compared[equal]
+    def update(equal: str, network: str) -> str:
+        found = compared[equal, network]
         for panel in (0, 1):
             for name, mark, middle in zip(ARMS, marks[panel], means[panel], strict=True):
                 numbers = found[name][panel]
@@ -69,13 +74,13 @@ def images_explorer(norm: str = "none") -> ipywidgets.VBox:
             for name in there
         )
         absent = [name for name in ARMS if name not in there]
-        return f"At equal {equal}, against SGD with 64 images: {said}." + (
+        return f"At equal {equal}, {network}, against SGD with 64 images: {said}." + (
             f" Not there: {', '.join(absent)}." if absent else ""
         )
 
     return explorer(
         Picture(figure, [*sum(marks, []), *sum(means, []), *titles], update),
-        {"equal": Choice("compared at equal", list(COMPARED))},
+        {"equal": Choice("compared at equal", list(COMPARED)), "network": Choice("networks", list(NETWORKS))},
         caption="Convolutional networks on photographs of clothes, ten seeds for each row, against SGD with batches of 64 "
         "images from the same start (the blue line). A dot is a seed, a stroke the mean. Left: accuracy on fresh "
         "photographs. Right: largest eigenvalue of the Hessian. With ηk most networks do no better than guessing; these are "

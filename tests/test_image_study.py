@@ -363,7 +363,8 @@ def recorded():
 
 def test_it_holds_every_job_once_and_is_small(recorded):
     ends = recorded[recorded["moment"] == "end"]
-    for norm in recorded["norm"].unique():
+    assert set(recorded["norm"]) == set(image_study.NORMS)
+    for norm in image_study.NORMS:
         tuning = recorded.query("moment == 'tuning' and norm == @norm")
         assert len(tuning) == len(image_study.tuning_jobs(norm))
         jobs = pd.DataFrame(image_study.jobs(norm, image_study.chosen(tuning)))  # the choice follows from the record
@@ -400,10 +401,11 @@ def test_what_ended_is_measured_and_what_diverged_is_not(recorded):
 
 @pytest.mark.slow
 @pytest.mark.when_changed(*made_by("image_study"), "sam_lite/image_study.parquet")
-def test_a_sample_of_it_is_made_again(recorded, fashion):
+@pytest.mark.parametrize("norm", image_study.NORMS)
+def test_a_sample_of_it_is_made_again(norm, recorded, fashion):
     """SAM at rho 0.05 with the first seed: within the spread of the ten, since other processors round differently."""
-    old = recorded.query("norm == 'none' and arm == 'sam_0.05' and moment == 'end'").set_index("seed")
-    new = image_study.network("none", "sam_0.05", 0, old["lr"][0], old["strength"][0]).set_index("moment").loc["end"]
+    old = recorded.query("norm == @norm and arm == 'sam_0.05' and moment == 'end'").set_index("seed")
+    new = image_study.network(norm, "sam_0.05", 0, old["lr"][0], old["strength"][0]).set_index("moment").loc["end"]
     for name in ("train_loss", "test_loss", "test_acc", "lambda_max", "trace", "box", "worst", "ascent"):
         assert abs(new[name] - old[name].mean()) < 4 * old[name].std(), (name, new[name], old[name].to_list())
     assert new["step"] == old["step"][0] and new["gradients"] == old["gradients"][0]

@@ -98,7 +98,7 @@ EXPLORERS = {
     "rho": Live(explore_networks.rho_explorer, {"rho": grids.RHOS}, "the same values, and code to change"),
     "images": Live(
         explore_images.images_explorer,
-        {"equal": list(explore_images.COMPARED)},
+        {"equal": list(explore_images.COMPARED), "network": list(explore_images.NETWORKS)},
         "the same values, and code to change",
     ),
     "bouncing": Live(
