@@ -97,7 +97,7 @@ def main(request: dict, out) -> None:
     logging.disable(logging.CRITICAL)
     for number, cell in enumerate(request["cells"]):
         out({"begin": number})
-        told = {"end": number}
+        told: dict[str, object] = {"end": number}
         stream = Capped()
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(Capped()):
             if cell["kind"] == "call":

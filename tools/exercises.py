@@ -60,13 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in assignments.build():
             print(path.relative_to(ROOT))
         return 0
-    found = assignments.check()
+    wrong = assignments.check()
     print(
-        "\n".join(found)
-        if found
+        "\n".join(wrong)
+        if wrong
         else f"{len(assignments.source_of())} sets: the blank notebooks are as build writes them."
     )
-    return 1 if found else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

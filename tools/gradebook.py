@@ -90,10 +90,10 @@ def _typed(path: Path) -> dict[tuple[str, str], dict[str, str]]:
     if not path.is_file():
         return {}
     text = path.read_text(encoding="utf-8-sig")
-    found, dialect = {}, csv.excel
+    found, separator = {}, ","
     if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):  # as spreadsheets in Europe save it
-        dialect = type("semicolons", (csv.excel,), {"delimiter": ";"})
-    for row in csv.DictReader(io.StringIO(text, newline=""), dialect=dialect):
+        separator = ";"
+    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=separator):
         row = {name: _unguarded(value) for name, value in row.items() if isinstance(value, str)}
         student = row.get("student") or ""
         mine = {
@@ -151,7 +151,7 @@ def report(found: Sequence[Submission]) -> str:
         name = html.escape(one.student)
         if one.scores:
             name = f'<a href="feedback/{html.escape(one.exercise)}/{html.escape(one.student)}.html">{name}</a>'
-        points = f"{one.points:g} of {one.of:g}" if one.scores else ""
+        reached = f"{one.points:g} of {one.of:g}" if one.scores else ""
         said = html.escape("; ".join([one.state, *one.remarks, *one.hidden, *_reasons(one)]))
-        text.append(f"<tr><td>{html.escape(one.file)}<td>{name}<td>{one.exercise}<td>{points}<td>{said}</tr>")
+        text.append(f"<tr><td>{html.escape(one.file)}<td>{name}<td>{one.exercise}<td>{reached}<td>{said}</tr>")
     return "\n".join([*text, "</table></html>"])

@@ -291,6 +291,6 @@ def judge(request: dict) -> dict:
         c.source for c in notebook.cells if c.cell_type == "code" and (role(c) == "code" or c.id.startswith("own-"))
     ]
     stubs = similar.runs(cell.source for cell in expected.cells if cell.cell_type == "code")
-    shown = {"runs": sorted(similar.runs(code) - stubs)}
+    shown: dict[str, object] = {"runs": sorted(similar.runs(code) - stubs)}
     shown |= {"body": feedback.body(notebook), "written": written, "pictures": feedback.pictures(handed, expected)}
     return {"state": "graded", "remarks": remarks, "scores": scores, "hidden": hidden, **shown}

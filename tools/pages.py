@@ -364,8 +364,8 @@ def build(
             if only:
                 return folder / f"{name}.html"
             known += sections(f"{name}.html", titles[name], body)
-    picture = LIVE / "valley.html"
-    picture = picture.read_text(encoding="utf-8") if picture.is_file() else ""
+    valley = LIVE / "valley.html"
+    picture = valley.read_text(encoding="utf-8") if valley.is_file() else ""
     body = front.page(lectures, controls, titles, picture)
     write("index.html", page(front.TITLE, body, all_pages=_all_pages(groups, titles, "index")))
     write("search.js", f"const KNOWN = {json.dumps(known, ensure_ascii=False)};\n")
@@ -405,8 +405,12 @@ SEARCH = """<h1>Search</h1>
 
 def committed() -> tuple[list[Page], list[Page], list[Page]]:
     """The recorded lectures, the blank exercises and the recorded controls."""
-    paths = notebooks.lectures(), sorted((ROOT / "exercises").glob("*/*.ipynb")), notebooks.controls()
-    return tuple([(path, nbformat.read(path, as_version=4)) for path in some] for some in paths)
+
+    def read(paths: Sequence[Path]) -> list[Page]:
+        return [(path, nbformat.read(path, as_version=4)) for path in paths]
+
+    blank = sorted((ROOT / "exercises").glob("*/*.ipynb"))
+    return read(notebooks.lectures()), read(blank), read(notebooks.controls())
 
 
 def main() -> int:

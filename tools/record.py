@@ -118,10 +118,11 @@ def compare(paths: Sequence[Path], sets: Sequence[int], machines: Sequence[str],
         runs[done.job.path].append(done)
     for path, several in runs.items():
         several.sort(key=lambda done: todo.index(done.job))
-        if any(done.notebook is None for done in several):
+        ran = [done.notebook for done in several if done.notebook is not None]
+        if len(ran) < len(several):
             good = False
             continue
-        places = [claims_of(done.notebook, path.name) for done in several]
+        places = [claims_of(notebook, path.name) for notebook in ran]
         lines = moved(places)
         for line in lines:
             print(f"  MOVED {line}")
