@@ -157,9 +157,12 @@ def photographs(rehearse: bool) -> str:
     if not rehearse:
         print(f"images, one network: {', '.join(map(' '.join, took.items()))}; {memory:.2f} GB", flush=True)
     others = [(arm, half, seed) for arm in ARMS for half in (False, True) for seed in seeds[1:]]
-    with ProcessPoolExecutor(1 if rehearse else WORKERS, mp_context=get_context("spawn")) as pool:
-        jobs = {job: pool.submit(photograph, job[0], job[2], device, job[1], rehearse) for job in others}
-        made |= {job: future.result() for job, future in jobs.items()}
+    if rehearse:
+        made |= {job: photograph(job[0], job[2], device, job[1], rehearse) for job in others}
+    else:
+        with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+            jobs = {job: pool.submit(photograph, job[0], job[2], device, job[1], rehearse) for job in others}
+            made |= {job: future.result() for job, future in jobs.items()}
     end = (
         pd.DataFrame(made).T.sort_index().rename_axis(["arm", "half", "seed"])[["test_acc", "lambda_max"]].astype(float)
     )
