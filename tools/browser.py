@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,8 +34,8 @@ def server(command: list[str | Path], folder: Path, env: Mapping[str, str] | Non
     try:
         address = None
         for _ in range(600):
-            address = re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/", log.read_text())
-            if address or process.poll() is not None:
+            address = re.search(r"http://(localhost|127\.0\.0\.1):(\d+)/", log.read_text())
+            if (address and _listens(address[1], int(address[2]))) or process.poll() is not None:
                 break
             time.sleep(0.1)
         if not address:
@@ -43,6 +44,15 @@ def server(command: list[str | Path], folder: Path, env: Mapping[str, str] | Non
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=30)
+
+
+def _listens(host: str, port: int) -> bool:
+    """A server says its address a moment before it takes calls."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
