@@ -129,7 +129,7 @@ def recorded(arm: str) -> pd.DataFrame:
     return image_study.load().query("norm == 'none' and moment == 'end' and arm == @arm").set_index("seed")
 
 
-def photograph(arm: str, seed: int, device: str, autocast: bool, rehearse: bool) -> pd.Series:
+def photograph(arm: str, seed: int, device: torch.device, autocast: bool, rehearse: bool) -> pd.Series:
     """What is measured at the end of one training of the image study; in a rehearsal on few images, for one epoch."""
     everything = image_study.photographs()
     n, n_test = (1024, 200) if rehearse else (image_study.N_TRAIN, 10_000)
@@ -146,13 +146,13 @@ def photographs(rehearse: bool) -> str:
 
     The times are of the first seed, one training after the other; the other seeds train in WORKERS processes.
     """
-    device, seeds = str(best_device()), (0, 1) if rehearse else image_study.SEEDS
-    if best_device().type == "cuda":
+    device, seeds = best_device(), (0, 1) if rehearse else image_study.SEEDS
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     made = {(arm, half, 0): photograph(arm, 0, device, half, rehearse) for half in (False, True) for arm in ARMS}
-    memory = torch.cuda.max_memory_allocated() / 1e9 if best_device().type == "cuda" else 0
+    memory = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0
     took = {f"{arm}{' in bfloat16' * half}": f"{row['seconds']:.1f} s" for (arm, half, _), row in made.items()}
-    cpu = photograph("sgd", 0, "cpu", False, rehearse)["seconds"]
+    cpu = photograph("sgd", 0, torch.device("cpu"), False, rehearse)["seconds"]
     took |= {f"sgd on the CPU ({torch.get_num_threads()} threads)": f"{cpu:.1f} s"}
     if not rehearse:
         print(f"images, one network: {', '.join(map(' '.join, took.items()))}; {memory:.2f} GB", flush=True)
@@ -163,9 +163,8 @@ def photographs(rehearse: bool) -> str:
         with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
             jobs = {job: pool.submit(photograph, job[0], job[2], device, job[1], rehearse) for job in others}
             made |= {job: future.result() for job, future in jobs.items()}
-    end = (
-        pd.DataFrame(made).T.sort_index().rename_axis(["arm", "half", "seed"])[["test_acc", "lambda_max"]].astype(float)
-    )
+    end = pd.DataFrame(made).T.sort_index().rename_axis(["arm", "half", "seed"])
+    end = end[["test_acc", "lambda_max"]].astype(float)
     lines = [f"images: {len(ARMS)} arms, seeds {len(seeds)}, in float32 and in bfloat16"]
     if rehearse:
         return lines[0]
@@ -173,11 +172,9 @@ def photographs(rehearse: bool) -> str:
         sgd, sam = tables
         ratio, gain = sgd["lambda_max"] / sam["lambda_max"], 100 * (sam["test_acc"] - sgd["test_acc"])
         lines += [
-            f"  {where}: lambda_max of SGD over SAM {ratio.mean():.2f} ± {2 * ratio.sem():.2f}, SAM's test accuracy"
+            f"  {where}: lambda_max of SGD over SAM {ratio.mean():.2f} ± {2 * ratio.sem():.2f}, SAM's test accuracy "
+            f"minus SGD's {gain.mean():.2f} ± {2 * gain.sem():.2f} points, SGD's {100 * sgd['test_acc'].mean():.2f} %"
         ]
-        lines[-1] += (
-            f" minus SGD's {gain.mean():.2f} ± {2 * gain.sem():.2f} points, SGD's {100 * sgd['test_acc'].mean():.2f} %"
-        )
     for arm in ARMS:
         moved = 100 * (end.xs((arm, True)) - end.xs((arm, False)))["test_acc"]
         lines += [
