@@ -64,11 +64,11 @@ def images_explorer() -> ipywidgets.VBox:
                 mark.set_data(numbers, np.full(len(numbers), rows[name]))
                 middle.set_data(*([_middle(numbers, panel)], [rows[name]]) if len(numbers) else ([], []))
         there = [name for name in ARMS if len(found[name][0])]
-        best = max(there, key=lambda name: _middle(found[name][0], 0))
-        flat = min(there, key=lambda name: _middle(found[name][1], 1))
-        gain, ratio = _middle(found[best][0], 0), _middle(found[flat][1], 1)
-        titles[0].set_text(f"Best: {best}, {gain:+.1f} points")
-        titles[1].set_text(f"Flattest: {flat}, {ratio:.2g} of SGD's λ_max")
+        for title, panel, text in zip(
+            titles, (0, 1), ("{:+.1f} to {:+.1f} points", "{:.2g} to {:.2g} of SGD's"), strict=True
+        ):
+            middles = [_middle(found[name][panel], panel) for name in there]
+            title.set_text(("Accuracy: ", "λ_max: ")[panel] + text.format(min(middles), max(middles)))
         said = "; ".join(
             f"{name}: {_middle(found[name][0], 0):+.1f} points, λ_max {_middle(found[name][1], 1):.2g} of SGD's"
             for name in there

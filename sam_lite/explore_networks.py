@@ -57,9 +57,12 @@ def batch_explorer(budget: str = "updates") -> ipywidgets.VBox:
             star.set_data([s for s, _ in added], [100 * v if name == "test_acc" else v for _, v in added])
         for line in here:
             line.set_xdata([size, size])
-        cell, ends = cells[size, rule, budget], [[_mean(v[chosen[i]]) for i in (2, -1)] for v in numbers]
-        titles[0].set_text(f"From batch 32 to 1000: {ends[0][1] - ends[0][0]:+.1f} points")
-        titles[1].set_text(f"λ_max: {ends[1][0]:.2g} at 32, {ends[1][1]:.2g} at 1000")
+        cell, ends = (
+            cells[size, rule, budget],
+            [[_mean(v[chosen[grids.SIZES.index(s)]]) for s in (32, size)] for v in numbers],
+        )
+        titles[0].set_text(f"Batch {size} against 32: {ends[0][1] - ends[0][0]:+.1f} points")
+        titles[1].set_text(f"λ_max: {ends[1][1]:.2g} at {size}, {ends[1][0]:.2g} at 32")
         titles[2].set_text(f"Between the two: loss up to {_mean(cell['line'][:, 5:16].max(1)):.2g}")
         for line, values in zip(lines, cell["line"], strict=True):
             line.set_data(grids.ALPHAS, values)
@@ -118,7 +121,7 @@ def rho_explorer() -> ipywidgets.VBox:
         ax.text(x[3], 1.1 * curves[0][3], "SGD", color=plots.COLORS[0], ha=other[side], va="bottom")
         lines.append(_mark(ax, 1, linestyle="--", marker="s", ms=4))
         names.append(ax.text(1, 1, "SAM", color=plots.COLORS[1], ha=side, va="top", in_layout=False))
-    _, *titles = [plots.headline(ax, "Accuracy stays, until ρ is too large") for ax in axes]
+    _, *titles = [plots.headline(ax, "A small gain, then a fall") for ax in axes]
 
     def update(rho: float) -> str:
         at = rhos.index(rho)
