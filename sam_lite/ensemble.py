@@ -66,7 +66,7 @@ def train_ensemble(
     """Train one model for each seed, all at once. Arguments that `train` has too mean the same there.
 
     Args:
-        make: builds one model at each call, without batch norm or dropout; what it freezes (`requires_grad=False`) stays as it is.
+        make: builds a model at each call, without batch norm or dropout; what it freezes (`requires_grad=False`) stays.
         data: training and test sets; the models train on its device.
         seeds: one for each of the n_models: of its initial weights, of its batches and of its dropout.
         batch_size: examples a step.

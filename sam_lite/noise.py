@@ -34,7 +34,7 @@ def noise(
 
 
 def nonzero(name: str, rows: Tensor, zero: Tensor) -> Tensor:
-    """The rows, which must have no `zero` places: ValueError, or NaN there where they cannot be read without waiting."""
+    """The rows, which must have no `zero` places: ValueError, or NaN there where nothing is read (GPU, vmap)."""
     try:
         found = zero.is_cpu and bool(zero.any())
     except RuntimeError:  # one of many under vmap

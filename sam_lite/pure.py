@@ -21,8 +21,8 @@ CONTAINERS = dict, list, set, deque  # that a model may keep things in
 def untouched(model: nn.Module) -> Iterator[None]:
     """Afterwards `model` holds what it held before: its tensors, attributes, modes, lists and hooks, whatever happens inside.
 
-    Values that a forward pass writes into parameters and buffers stay; so give it copies of them. Tensors that are plain
-    attributes it finds as copies, and `parametrize.cached` keeps nothing inside.
+    Values that a forward pass writes into parameters and buffers stay; so give it copies of them. Tensors that are
+    plain attributes it finds as copies, and `parametrize.cached` keeps nothing inside.
     `torch.func.functional_call` alone is not enough. If a module is reachable by two names, it leaves the tensors that it
     was given in there (PyTorch, issue 164759). And a forward pass leaves what a module keeps for later: an LSTM its
     flattened weights, the old spectral norm its weight, other modules a counter or a cache.
@@ -89,7 +89,7 @@ def _no_word_of_global_hooks() -> Iterator[None]:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise ValueError for a model that can only use its own tensors, TorchScript and DataParallel, or that changes them."""
+    """Raise ValueError for models that can only use their own tensors (TorchScript, DataParallel) or change them."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             raise require.error("model", "without max_norm, which changes the weights", f"{module} {name!r}")
