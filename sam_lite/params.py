@@ -132,7 +132,7 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
 
 
 def _copy(buffer: Tensor, zero: Tensor) -> Tensor:
-    """A copy, under vmap one for each model; a buffer that takes no sum with a number, such as a sparse one, is of all."""
+    """A copy, under vmap one for each model; a buffer that takes no sum with a number, as a sparse one, is of all."""
     try:
         return buffer + zero.to(buffer.dtype)
     except (RuntimeError, TypeError):
