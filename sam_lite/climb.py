@@ -39,7 +39,7 @@ def height(heights: Heights, u: Tensor) -> Tensor:
 
 def slope(heights: Heights, u: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (p,) and value of the mean height, with one graph at a time in memory."""
-    found = [(share, *grad_and_value(each)(u)) for each, share in heights]
+    found = [(share, *grad_and_value(pure.differentiable(each))(u)) for each, share in heights]
     return sum(share * g for share, g, _ in found), sum(share * value for share, _, value in found)
 
 

@@ -66,7 +66,7 @@ def train_ensemble(
     """Train one model for each seed, all at once. Arguments that `train` has too mean the same there.
 
     Args:
-        make: builds one model, without batch norm or dropout; what it freezes (`requires_grad=False`) stays as it is.
+        make: builds a model at each call, without batch norm or dropout; what it freezes (`requires_grad=False`) stays.
         data: training and test sets; the models train on its device.
         seeds: one for each of the n_models: of its initial weights, of its batches and of its dropout.
         batch_size: examples a step.
@@ -104,7 +104,12 @@ def train_ensemble(
     plan = plan_of(n_train, batch_size, steps, check_every, record_every, stop_loss)
     batch_size, steps = plan.batch_size, plan.steps
     hyper = starting.settings(n_models, lr=lr, momentum=momentum, weight_decay=weight_decay, rho=rho, dropout=dropout)
+    data = Data(*(part.detach() for part in data))
     model, start = starting.models(make, data, seeds, start)
+    if any(hyper["rho"]) and any(p.dtype.itemsize < 4 for p in start.values()):
+        raise require.error(
+            "data", "float32 or float64 where rho > 0", data.x_train.dtype, "SAM's steps would be rounded"
+        )
     outputs = starting.outputs_of(model, data, start, batch_size, criterion)
     chunk = _chunk(start) if chunk is None else require.whole("chunk", chunk)
     groups = torch.arange(n_models).split(chunk)

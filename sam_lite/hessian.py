@@ -9,7 +9,8 @@ result twice, and maps over an ensemble:
 H is the Hessian of the loss as given: with its data, the mode of its layers, and weight decay only if the loss contains
 it. If the data do not fit into memory, give a list of losses, one for each chunk, or pairs (loss, size) if the chunks
 differ (`params.shares`). Their mean is meant, and one graph at a time is in memory. Differences of gradients are no
-substitute: they step across the kinks of a ReLU. Raises ValueError for a random loss and for half precision.
+substitute: they step across the kinks of a ReLU. Where the loss is not finite, all is NaN. Raises ValueError for a loss
+that is random or has no derivative, and for half precision.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,12 +19,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp, vmap
+from torch.func import grad_and_value, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam_lite import pure, require
 from sam_lite.lanczos import lanczos
-from sam_lite.noise import noise
+from sam_lite.noise import noise, nonzero
 from sam_lite.params import Loss, Losses, Params, count, from_vector, length, shares, to_vector
 
 
@@ -67,23 +68,25 @@ def hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
 
 
 def _hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
-    def pulled() -> Callable:
+    def pulled() -> tuple[Callable, Tensor]:
         with sdpa_kernel(SDPBackend.MATH):
-            return vjp(grad(loss), params)[1]
+            return vjp(grad_and_value(pure.differentiable(loss)), params, has_aux=True)[1:]
 
-    pullback = pulled()
+    pullback, height = pulled()
+    finite = height.isfinite()  # or else the derivatives may come out as 0
 
     @torch.no_grad()
     def product(v: Params) -> Params:
         nonlocal pullback
         try:
-            return pullback(v)[0]
+            found = pullback(v)[0]
         except RuntimeError as error:
             if "workspace" not in str(error):  # which oneDNN's LSTM lacks for a second derivative
                 raise
-        with _without_onednn():
-            pullback = pulled()
-        return pullback(v)[0]
+            with _without_onednn():
+                pullback, _ = pulled()
+            found = pullback(v)[0]
+        return {name: torch.where(finite, x, torch.nan) for name, x in found.items()}
 
     return product
 
@@ -138,7 +141,10 @@ def top_eigenvalues(
     """
     k = require.whole("k", k, most=count(params), remedy="there are as many eigenvalues as parameters")
     steps, tol = require.whole("steps", steps, least=k), require.number("tol", tol, least=0)
-    product, start = _on_vectors(loss, params), noise("start", 1 if start is None else start[None], params, seed)[0]
+    if not (start is None or isinstance(start, Tensor)):
+        raise require.error("start", "a vector (n_params,)", type(start), "give to_vector(start)")
+    row = noise("start", 1 if start is None else start[None], params, seed)
+    product, start = _on_vectors(loss, params), nonzero("start", row, (row == 0).all(1, keepdim=True))[0]
     values, mixes, basis = lanczos(product, start, min(steps, len(start)), k, tol)
     values, vectors = values.flip(0)[:k], mixes.flip(1)[:, :k].mT @ basis  # (k,), (k, n_params)
     missed = torch.stack([product(v) - value * v for value, v in zip(values, vectors, strict=True)])
@@ -161,7 +167,7 @@ def trace(loss: Losses, params: Params, *, probes: int | Tensor = 30, seed: int 
     >>> trace(loss, {"w": torch.ones(3)}).mean.round(decimals=4)
     tensor(9.)
     """
-    product, signs = _on_vectors(loss, params), noise("probes", probes, params, seed).sign()
+    product, signs = _on_vectors(loss, params), _signs(probes, params, seed)
     require.whole("probes", len(signs), least=2)
     samples = torch.stack([v @ product(v) for v in signs])
     return Estimate(samples.mean(), samples.std() / len(signs) ** 0.5)
@@ -187,7 +193,7 @@ def spectral_density(
     """
     steps, points = require.whole("steps", steps), require.whole("points", points, least=2)
     width = require.number("width", width, least=1e-6)
-    product, signs = _on_vectors(loss, params), noise("probes", probes, params, seed).sign()
+    product, signs = _on_vectors(loss, params), _signs(probes, params, seed)
     pairs = [lanczos(product, v, min(steps, len(v)))[:2] for v in signs]
     nodes = torch.stack([values for values, _ in pairs])
     weights = torch.stack([mixes[0] ** 2 for _, mixes in pairs]) / len(pairs)
@@ -197,6 +203,11 @@ def spectral_density(
     grid = low + (high - low) * torch.linspace(0, 1, points, dtype=nodes.dtype, device=nodes.device)
     bumps = torch.exp(-0.5 * ((grid[:, None] - nodes.flatten()) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
     return Density(nodes, weights, grid, bumps @ weights.flatten())
+
+
+def _signs(probes: int | Tensor, params: Params, seed: int) -> Tensor:
+    signs = noise("probes", probes, params, seed).sign()
+    return nonzero("probes", signs, signs == 0)
 
 
 def _on_vectors(losses: Losses, params: Params) -> Callable[[Tensor], Tensor]:

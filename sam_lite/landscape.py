@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sam_lite import pure, require
-from sam_lite.params import Loss, Params, add, dot, norm
+from sam_lite.params import Loss, Params, add, check_alike, dot, norm
 
 Values: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -37,7 +37,7 @@ def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, cur
 
     A `loss_of` keeps its model's batch statistics all along: between batch-norm nets use `batchnorm.loss_between`.
     """
-    _check_alike(start, "end", end)
+    check_alike(start, "end", end)
     _check_repeats(loss, start)
     turn = math.pi / 2
     pairs = [(math.cos(a * turn), math.sin(a * turn)) if curved else (1 - a, a) for a in _numbers("alphas", alphas)]
@@ -47,8 +47,8 @@ def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, cur
 @torch.no_grad()
 def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable[float], b: Iterable[float]) -> Values:
     """The loss at center + a first + b second: (n_a, n_b); at a = b = 0 it is exactly that of `center`."""
-    _check_alike(center, "first", first)
-    _check_alike(center, "second", second)
+    check_alike(center, "first", first)
+    check_alike(center, "second", second)
     _check_repeats(loss, center)
     rows, columns = _numbers("a", a), _numbers("b", b)
     return _stack([_stack([loss(add(add(center, first, s), second, t)) for t in columns]) for s in rows])
@@ -86,7 +86,8 @@ def _stack(values: Sequence) -> Any:
 
 
 def _numbers(name: str, values: Iterable[float]) -> list[float]:
-    numbers = [require.number(f"each of {name}", v) for v in values] if isinstance(values, Iterable) else []
+    single = not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0
+    numbers = [] if single else [require.number(f"each of {name}", v) for v in values]
     if not numbers:
         raise require.error(name, "one or more finite numbers in a row", values)
     return numbers
@@ -95,9 +96,3 @@ def _numbers(name: str, values: Iterable[float]) -> list[float]:
 def _check_repeats(loss: Loss, params: Params) -> None:
     if not getattr(loss, "checked", False) and pure.repeated(loss, params) is None:
         raise require.error("loss(params)", "a tensor, or a tuple or dict of tensors", None)
-
-
-def _check_alike(params: Params, name: str, other: Params) -> None:
-    shapes, others = ({key: tuple(p.shape) for key, p in each.items()} for each in (params, other))
-    if shapes != others:
-        raise ValueError(f"{name} must have the names and shapes {shapes}, got {others}")

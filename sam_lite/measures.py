@@ -25,7 +25,7 @@ from torch.func import grad, vjp, vmap
 from sam_lite import pure, require
 from sam_lite.hessian import top_eigenvalues, trace
 from sam_lite.noise import noise
-from sam_lite.params import Loss, Params, count, dot, from_vector, norm, to_vector
+from sam_lite.params import Loss, Params, check_alike, count, dot, from_vector, norm, to_vector
 from sam_lite.sharpness import ascent_sharpness, box_sharpness
 
 Outputs = Callable[[Params, Tensor], Tensor]
@@ -95,7 +95,7 @@ def norms(params: Params, start: Params, gamma: Tensor) -> Measures:
     (J 31, 34, 36, 38). fro_over_spec: sum |W_i|_F^2 / |W_i|_2^2 (J 33). spec_orig: that times prod |W_i|_2^2 / gamma^2
     (J 30), spec_init: with |W_i - W0_i|_F (J 29). fro_distance, spec_distance: sum |W_i - W0_i|^2 (J 40, 41).
     """
-    now, moved = matrices(params), [w - w0 for w, w0 in zip(matrices(params), matrices(start), strict=True)]
+    now, moved = matrices(params), matrices(_moved(params, start))
     fro, fro_moved = (torch.stack([w.square().sum() for w in ws]) for ws in (now, moved))
     spec, spec_moved = (torch.stack([spectral(w).square() for w in ws]) for ws in (now, moved))
     flat, depth = torch.cat([w.flatten() for w in now]), len(now)
@@ -136,7 +136,7 @@ def flatness(
     draws, loss = noise("samples", samples, params, seed), _loss(outputs, x, y)
     pure.check(loss, params)
     accuracy = lambda v: (outputs(from_vector(v, params), x).argmax(1) == y).to(w.dtype).mean()  # noqa: E731
-    base, slope, found = accuracy(w), grad(lambda v: loss(from_vector(v, params))), {}
+    base, slope, found = accuracy(w), grad(pure.differentiable(lambda v: loss(from_vector(v, params)))), {}
 
     def on_average(spread: Callable, size: Tensor) -> Tensor:
         return base - torch.stack([accuracy(w + spread(size) * u) for u in draws]).mean()
@@ -144,7 +144,7 @@ def flatness(
     def at_worst(box: Callable, size: Tensor) -> Tensor:
         return base - accuracy(_climb(slope, w, box(size)))
 
-    moved = {"init": w - to_vector(start), "orig": w}
+    moved = {"init": to_vector(_moved(params, start)), "orig": w}
     sigma = _reach(partial(on_average, lambda s: s), w.new_tensor(1e-3))
     alpha = _reach(partial(at_worst, lambda s: s + 0 * w), w.new_tensor(1e-4))
     for origin, v in moved.items():
@@ -187,11 +187,11 @@ def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: 
     """
     batch = min(require.whole("batch", batch), require.whole("the number of points", len(x), least=2) // 2)
     pure.check(_loss(outputs, x, y), params)
-    n = len(x) // batch
+    n, slope = len(x) // batch, lambda x, y: grad(pure.differentiable(_loss(outputs, x, y)))(params)
     xs, ys = (part[: n * batch].view(n, batch, *part.shape[1:]) for part in (x, y))
-    of_batch = vmap(lambda x, y: to_vector(grad(_loss(outputs, x, y))(params)))(xs, ys)
+    of_batch = vmap(lambda x, y: to_vector(slope(x, y)))(xs, ys)
     variance = batch * (of_batch - of_batch.mean(0)).square().sum() / (n - 1)
-    return {"gradient_norm": norm(grad(_loss(outputs, x, y))(params)), "gradient_variance": variance}
+    return {"gradient_norm": norm(slope(x, y)), "gradient_variance": variance}
 
 
 def controls(gap: Sequence[float], seed: int = 0) -> pd.DataFrame:
@@ -214,6 +214,12 @@ def spectral(w: Tensor) -> Tensor:
         power = power @ power
     v = power @ w.new_tensor(np.random.default_rng(0).standard_normal(len(gram)))
     return (torch.linalg.vector_norm(gram @ v) / torch.linalg.vector_norm(v).clamp(min=least)).sqrt()
+
+
+def _moved(params: Params, start: Params) -> Params:
+    """w - w0, name by name."""
+    check_alike(params, "start", start)
+    return {name: p - start[name] for name, p in params.items()}
 
 
 def _loss(outputs: Outputs, x: Tensor, y: Tensor) -> Loss:

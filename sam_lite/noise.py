@@ -31,3 +31,14 @@ def noise(
     if rows.shape[1:] != (size,):
         raise ValueError(f"{name} must have shape (n, {size}), one entry for each weight, got {tuple(rows.shape)}")
     return rows.to(like.device, like.dtype)
+
+
+def nonzero(name: str, rows: Tensor, zero: Tensor) -> Tensor:
+    """The rows, which must have no `zero` places: ValueError, or NaN there where nothing is read (GPU, vmap)."""
+    try:
+        found = zero.is_cpu and bool(zero.any())
+    except RuntimeError:  # one of many under vmap
+        found = False
+    if found:
+        raise require.error(name, "without zeros, which have no direction", rows[zero.any(1)][0])
+    return rows.masked_fill(zero, torch.nan)

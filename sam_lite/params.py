@@ -42,8 +42,8 @@ def load_params(model: nn.Module, params: Params) -> nn.Module:
     if own.keys() != params.keys():
         raise ValueError(f"params must have the names of the model, {sorted(own)}, got {sorted(params)}")
     for name, p in own.items():
-        if p.shape != params[name].shape:
-            raise ValueError(f"params[{name!r}] must have shape {tuple(p.shape)}, got {tuple(params[name].shape)}")
+        _check_shape(name, params[name], p.shape)
+    for name, p in own.items():
         p.copy_(params[name])
     return model
 
@@ -60,8 +60,8 @@ def loss_of(
         criterion: criterion(outputs, y).
 
     Returns a function of Params; those that it is not given are the model's. Weight decay is not part of it. It raises
-    ValueError for a loss that is random; this one does for TorchScript and DataParallel, which take no other parameters
-    than their own.
+    ValueError for other names and shapes; this one does for a loss that is random, for TorchScript and DataParallel,
+    which take no other parameters than their own, and for a model that changes its weights when it is called.
 
     >>> import torch
     >>> model = torch.nn.Linear(3, 2)
@@ -70,17 +70,20 @@ def loss_of(
     tensor(0.6931)
     """
     pure.check_model(model)
-    names = {name for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())}
+    shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
     modes = [(module, module.training) for module in model.modules()]
 
     def loss(params: Params) -> Tensor:
-        if names.isdisjoint(params):
-            raise require.error("params", f"of the model, {sorted(names)}", sorted(params))
+        if not params or not shapes.keys() >= params.keys():
+            rule = f"of the model, {sorted(shapes)}"
+            raise require.error("params", rule, sorted(params), "params_of(model) gives them")
+        for name, p in params.items():
+            _check_shape(name, p, shapes[name])
         zero = torch.zeros_like(
             next(iter(params.values())).flatten()[:1].sum()
         )  # many, under vmap, as are statistics then
-        state = params | {name: b + zero.to(b.dtype) for name, b in buffers.items()}
+        state = params | {name: _copy(b, zero) for name, b in buffers.items()}
         with pure.untouched(model), pure.eager():
             for module, training in modes:
                 module.training = training
@@ -90,7 +93,12 @@ def loss_of(
     if isinstance(x, Tensor):  # a model may be made in one place and type, and its parameters be given in others
         params = {name: p.to(x if x.is_floating_point() else x.device) for name, p in params.items()}
     noisy = [f"layer {name!r} is {type(m).__name__} in training mode" for name, m in model.named_modules() if _drops(m)]
+    before = {name: p._version for name, p in params.items() if not p.is_inference()}
     value = pure.repeated(loss, params, ", ".join(noisy[:3]))
+    if changed := [name for name, version in before.items() if params[name]._version != version]:
+        raise require.error(
+            "model", "one that leaves its weights as they are", f"changes of {changed}", "use no max_norm"
+        )
     loss.checked = isinstance(value, Tensor) and value.ndim == 0  # type: ignore[attr-defined]
     loss.size = _size(y, criterion)  # type: ignore[attr-defined]
     return loss
@@ -107,7 +115,11 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
         return [(losses, 1.0)]
     if not losses:
         raise require.error("the number of losses", "at least 1", 0)
-    pairs = [one if isinstance(one, tuple) else (one, None) for one in losses]
+    pairs = [one if isinstance(one, tuple) and len(one) == 2 else (one, None) for one in losses]
+    if odd := [one for one, _ in pairs if not callable(one)]:
+        raise require.error(
+            "losses", "functions of params, alone or in pairs (loss, size)", odd[0], "put a pair into a list"
+        )
     sizes: list = [size for _, size in pairs]
     if sizes == [None] * len(sizes):
         told = [getattr(one, "size", None) for one, _ in pairs]
@@ -117,6 +129,19 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
         sizes = [1] * len(sizes)
     sizes = [require.number("size of a loss", size, above=0) for size in sizes]
     return [(one, size / sum(sizes)) for (one, _), size in zip(pairs, sizes, strict=True)]
+
+
+def _copy(buffer: Tensor, zero: Tensor) -> Tensor:
+    """A copy, under vmap one for each model; a buffer that takes no sum with a number, as a sparse one, is of all."""
+    try:
+        return buffer + zero.to(buffer.dtype)
+    except (RuntimeError, TypeError):
+        return buffer.clone()
+
+
+def _check_shape(name: str, p: Tensor, shape: torch.Size) -> None:
+    if p.shape != shape:
+        raise ValueError(f"params[{name!r}] must have shape {tuple(shape)}, got {tuple(p.shape)}")
 
 
 def _drops(layer: nn.Module) -> bool:
@@ -141,7 +166,16 @@ def stack(members: Sequence[Params]) -> Params:
     """Many models of one shape as one ensemble: name -> (n_models, *shape)."""
     if not members:
         raise ValueError("members must hold at least one model, got none")
+    for i, m in enumerate(members):
+        check_alike(members[0], f"members[{i}]", m)
     return {name: torch.stack([m[name] for m in members]) for name in members[0]}
+
+
+def check_alike(params: Params, name: str, other: Params) -> None:
+    """ValueError unless `other`, the argument called `name`, has the names and shapes of `params`."""
+    shapes, others = ({key: tuple(p.shape) for key, p in each.items()} for each in (params, other))
+    if shapes != others:
+        raise ValueError(f"{name} must have the names and shapes {shapes}, got {others}")
 
 
 def member(params: Params, i: int) -> Params:

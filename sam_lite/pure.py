@@ -2,38 +2,53 @@
 
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from sam_lite import require
 
 RandomStates = dict[torch.device | None, Tensor]  # of the CPU (None) and of other devices
+CONTAINERS = dict, list, set, deque  # that a model may keep things in
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Afterwards `model` holds what it held before: its tensors, attributes, modes, lists and hooks, whatever happens inside.
 
-    Values that a forward pass writes into the model's tensors stay; so give it copies of its buffers.
+    Values that a forward pass writes into parameters and buffers stay; so give it copies of them. Tensors that are
+    plain attributes it finds as copies, and `parametrize.cached` keeps nothing inside.
     `torch.func.functional_call` alone is not enough. If a module is reachable by two names, it leaves the tensors that it
     was given in there (PyTorch, issue 164759). And a forward pass leaves what a module keeps for later: an LSTM its
     flattened weights, the old spectral norm its weight, other modules a counter or a cache.
     """
-    kept = []
-    for module in model.modules():
-        inside = [v for v in vars(module).values() if type(v) in (dict, list, set) or isinstance(v, dict) and v]
-        kept.append((vars(module), vars(module).copy(), [(v, v.copy()) for v in inside]))
+    modules, caching = [module.__dict__ for module in model.modules()], parametrize._cache_enabled
+    kept: dict[int, tuple] = {}  # every container, and what it held
     try:
+        parametrize._cache_enabled = 0
+        for attributes in modules:
+            _keep(attributes, kept)
+            attributes |= {name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)}
         yield
     finally:
-        for attributes, before, inside in kept:
-            for value, copy in [(attributes, before), *inside]:
+        parametrize._cache_enabled = caching
+        for value, before in kept.values():
+            if value or before:
                 value.clear()
-                value.extend(copy) if isinstance(value, list) else value.update(copy)
+                value.extend(before) if isinstance(value, (list, deque)) else value.update(before)
+
+
+def _keep(value: Any, kept: dict[int, tuple]) -> None:
+    """Note what a container holds, and the containers in it."""
+    kept[id(value)] = value, value.copy()
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, CONTAINERS) and id(inner) not in kept:
+            _keep(inner, kept) if inner else kept.setdefault(id(inner), (inner, ()))
 
 
 @contextmanager
@@ -74,8 +89,10 @@ def _no_word_of_global_hooks() -> Iterator[None]:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise ValueError for a model that can only use its own tensors: TorchScript and DataParallel."""
+    """Raise ValueError for models that can only use their own tensors (TorchScript, DataParallel) or change them."""
     for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise require.error("model", "without max_norm, which changes the weights", f"{module} {name!r}")
         if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
             raise require.error(
                 "model", "plain modules", f"{type(module).__name__} {name!r}", "use what it was made of"
@@ -126,13 +143,31 @@ def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]
             )
 
 
+def differentiable(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The loss for `torch.func.grad`, which takes a constant, such as what `no_grad` leaves of a loss, for a flat one.
+
+    ValueError, when it is called, for a value to which no graph leads from the tensors that it is given.
+    """
+
+    def value(*given: Any) -> Tensor:
+        found = loss(*given)
+        if isinstance(found, Tensor) and not (torch._C._functorch.is_gradtrackingtensor(found) and found.requires_grad):
+            remedy = "leave out no_grad, .detach(), .item() and .argmax()"
+            raise require.error("the loss", "a differentiable function of the weights", "a constant", remedy)
+        return found
+
+    return value
+
+
 def check_precision(params: dict[str, Tensor]) -> None:
     """Raise ValueError for no parameters, and for types other than float32 and float64: rounding would hide differences."""
     if not params:
         raise require.error("params", "at least one tensor", params)
     for name, p in params.items():
         if p.dtype not in (torch.float32, torch.float64):
-            raise require.error(f"params[{name!r}]", "float32 or float64", p.dtype, "use .float() on model and data")
+            counts = not (p.is_floating_point() or p.is_complex())  # such as a buffer of state_dict()
+            remedy = "give params_of(model)" if counts else "use .float() on model and data"
+            raise require.error(f"params[{name!r}]", "float32 or float64", p.dtype, remedy)
 
 
 def check_dense(grads: Iterable[Tensor]) -> None:

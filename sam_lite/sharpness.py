@@ -17,7 +17,7 @@ from torch.func import jacrev
 
 from sam_lite import climb, pure, require, sam
 from sam_lite.ascents import checked
-from sam_lite.noise import noise
+from sam_lite.noise import noise, nonzero
 from sam_lite.params import Losses, Params, from_vector, shares, to_vector, unit
 
 STATUS = climb.STATUS
@@ -139,7 +139,7 @@ def ascent_sharpness(loss: Losses, params: Params, radius: float, *, ascent: sam
     heights, centre = climb.landscape(loss, params, lambda u: u), torch.zeros_like(to_vector(params))
     gradient, base = climb.slope(heights, centre)
     direction = checked(ascent(from_vector(gradient, params), params, radius), params)
-    value = climb.height(heights, to_vector(direction)) - base
+    value = climb.height(heights, to_vector({name: direction[name] for name in params})) - base
     return Sharpness(value, base, _status(value, base, radius), direction)
 
 
@@ -164,8 +164,9 @@ def average_sharpness(
     >>> bool((found.value - 0.015).abs() < 4 * found.error)
     True
     """
-    radius, points = require.number("radius", radius, least=0), unit(noise("samples", samples, params, seed))
-    require.whole("samples", len(points), least=2)
+    radius, rows = require.number("radius", radius, least=0), noise("samples", samples, params, seed)
+    require.whole("samples", len(rows), least=2)
+    points = unit(nonzero("samples", rows, (rows == 0).all(1, keepdim=True)))
     heights = climb.landscape(loss, params, _ball(params, radius, adaptive))
     base = climb.height(heights, torch.zeros_like(points[0]))
     rises = torch.stack([climb.height(heights, u) for u in points]) - base
@@ -193,7 +194,8 @@ def box_flatness(outputs: Callable[[Params], Tensor], params: Params, tolerance:
     tolerance = require.number("tolerance", tolerance, least=0)
     pure.check_precision(params)
     pure.repeated(outputs, params)
-    jacobian = jacrev(lambda x: outputs(from_vector(x, params)).flatten())(to_vector(params))  # (K, n_params)
+    flat = pure.differentiable(lambda x: outputs(from_vector(x, params)).flatten())
+    jacobian = jacrev(flat)(to_vector(params))  # (K, n_params)
     influence = torch.linalg.vector_norm(jacobian, dim=0)
     shares = torch.where(influence == 0, 0, jacobian.abs() / influence).sum(1)
     widths = tolerance**0.5 / (influence * torch.linalg.vector_norm(shares))

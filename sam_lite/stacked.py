@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from sam_lite import pure
 from sam_lite.params import Params, room, stack
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -37,9 +38,7 @@ def check_layers(model: nn.Module) -> None:
         elif isinstance(rate, (int, float)) and rate > 0 and layer.training:
             problem = "draws random masks, which stacked models cannot; use p=0 or weight_decay"
         elif isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and (layer.sparse or layer.max_norm is not None):
-            problem = (
-                "has sparse gradients or changes its weights, which stacked models cannot; leave out sparse, max_norm"
-            )
+            problem = "has sparse gradients or max_norm, which stacked models cannot; leave out both"
         if problem:
             raise ValueError(f"layer {name!r}, {layer}, {problem}")
 
@@ -66,10 +65,11 @@ def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callab
     check_layers(model)
     layers, learned = _chain(model), [name for name, p in model.named_parameters() if p.requires_grad]
     if layers:
-        slope = _softmax_slope if criterion is F.cross_entropy else vmap(grad(criterion))
+        slope = _softmax_slope if criterion is F.cross_entropy else vmap(grad(pure.differentiable(criterion)))
         back = torch.no_grad()(partial(_backward, layers, slope))
         return lambda *args: {name: g for name, g in back(*args).items() if name in learned}
-    slope = grad(lambda some, rest, x, y: criterion(functional_call(model, some | rest, (x,)), y))
+    loss = lambda some, rest, x, y: criterion(functional_call(model, some | rest, (x,)), y)  # noqa: E731
+    slope = grad(pure.differentiable(loss))
 
     def one(params: Params, x: Tensor, y: Tensor) -> Params:
         rest = {name: p for name, p in params.items() if name not in learned}
@@ -117,7 +117,7 @@ def evaluate(
     first, found = next(iter(params.values())), []
     if len(x) != len(y) or not len(x):
         raise ValueError(f"y must hold a label for each row of x, one or more, got {len(y)} for {len(x)}")
-    n_out = outputs({name: p[:1] for name, p in params.items()}, x[None, :1]).shape[-1]
+    n_out = outputs({name: p[:1] for name, p in params.items()}, x[None, :2]).shape[-1]
     together = max(1, OUTPUTS // (len(x) * n_out))
     for i in range(0, len(first), together):
         some = {name: p[i : i + together] for name, p in params.items()}
@@ -137,19 +137,19 @@ def _each(model: nn.Module, one: Callable) -> Callable:
 
     def each(params: Params, x: Tensor, *rest: Tensor) -> Params | Tensor:
         before = {name: (id(b), b._version) for name, b in model.named_buffers()}
-        try:
-            with warnings.catch_warnings():
+        with pure.untouched(model), warnings.catch_warnings():
+            try:
                 warnings.filterwarnings("ignore", message="There is a performance drop")
                 found = mapped(params, x, *rest)
-        except (RuntimeError, NotImplementedError) as error:
-            first = {name: params[name][0] for name in names}
-            functional_call(model, first, (x[0],))  # its own error comes first
-            if "Batching rule not implemented" not in str(error):
-                raise _refusal(_where(model, lambda: mapped(params, x, *rest)), error) from error
-            found = _in_turn(model, one, params, x, *rest)
-        for name, b in model.named_buffers():
-            if before.get(name) != (id(b), b._version):
-                raise _refusal(f"buffer {name!r} changes when the model is called, which")
+            except (RuntimeError, NotImplementedError) as error:
+                first = {name: params[name][0] for name in names}
+                functional_call(model, first, (x[0],))  # its own error comes first
+                if "Batching rule not implemented" not in str(error):
+                    raise _refusal(_where(model, lambda: mapped(params, x, *rest)), error) from error
+                found = _in_turn(model, one, params, x, *rest)
+            for name, b in model.named_buffers():
+                if before.get(name) != (id(b), b._version):
+                    raise _refusal(f"buffer {name!r} changes when the model is called, which")
         return found
 
     return each
@@ -189,9 +189,10 @@ def _where(model: nn.Module, call: Callable[[], object]) -> str:
 def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Named layers when they are linear ones with one of ACTIVATIONS between each two, else nothing.
 
-    Layers that share weights, or have hooks such as the old `weight_norm`, are no such chain.
+    Layers that share weights, or have hooks such as the old `weight_norm`, are no such chain. An activation may be one
+    object under several names.
     """
-    layers = list(model.named_children()) if type(model) is nn.Sequential else []
+    layers = list(model._modules.items()) if type(model) is nn.Sequential else []
     linear, between = layers[::2], layers[1::2]
     fits = len(layers) % 2 and all(type(m) is nn.Linear and m.bias is not None for _, m in linear)
     own = {f"{name}.{part}" for name, _ in linear for part in ("weight", "bias")}
@@ -200,7 +201,9 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _has_hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+    """Whether a layer does more than its class: by hooks, or by a `forward` of its own."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return any(hooks) or "forward" in vars(layer)
 
 
 def _activations(layers: list, params: Params, x: Tensor, masks=(), space=None) -> list[Tensor]:

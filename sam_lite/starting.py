@@ -1,13 +1,15 @@
 """What the models of an ensemble start from, with all checks: settings, seeds, weights, and the outputs of the model."""
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_lite import require, stacked
+from sam_lite import pure, require, stacked
 from sam_lite.data import Data, floats
 from sam_lite.models import build
 from sam_lite.params import Params, params_of, stack
@@ -45,7 +47,13 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
     """One model, and the weights that all start from, on the device of the data and, if they are floats, of their type."""
     if isinstance(make, nn.Module):
         raise TypeError(f"make must be a function that builds a model, such as lambda: mlp(...), got a model, {make}")
-    model = build(make, seeds[0])
+    make = partial(_unseeded, make) if start is None else make
+    model, first = build(make, seeds[0]), build(make, seeds[0])
+    pure.check_model(model)
+    if hooked := [name for name, p in model.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
+        raise require.error("make", "a model without hooks on its parameters", hooked, "use `train`, one by one")
+    shared = {*model.modules(), *model.parameters()} & {*first.modules(), *first.parameters()}
+    model = copy.deepcopy(model) if shared else model  # what belongs to the caller stays as it is
     model = model if model.training else model.train()  # as `train` does; layers may rest in evaluation mode
     if lazy := [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
         raise ValueError(f"make must build a model with all shapes known, but {lazy[0]!r} has none; use no lazy layers")
@@ -53,7 +61,11 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("make must build a model with a parameter to train, but there is none, or all are frozen")
     if start is None:
-        start = stack([_weights(build(make, seed), model) for seed in seeds])
+        if shared.issuperset(p for p in first.parameters() if p.requires_grad):
+            raise require.error(
+                "make", "a function that builds a model at each call", "the same again", "or give start"
+            )
+        start = stack([_weights(each, model) for each in (first, *(build(make, seed) for seed in seeds[1:]))])
     start = {name: torch.as_tensor(p) for name, p in start.items()}
     if (shapes := {name: tuple(p.shape) for name, p in start.items()}) != wanted:
         raise ValueError(f"start must hold {len(seeds)} models, one per seed, with shapes {wanted}, got {shapes}")
@@ -80,6 +92,14 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
     if not isinstance(loss, Tensor) or loss.ndim:
         raise require.error("criterion", "a function that returns the loss, a tensor without dimensions", loss)
     return outputs
+
+
+def _unseeded(make: Callable) -> Any:
+    """make(); ValueError if it seeds the random numbers itself, which makes all models the same."""
+    seed, model = torch.initial_seed(), make()
+    if torch.initial_seed() != seed:
+        raise require.error("make", "a function that draws from the seed it is given", "one that calls manual_seed")
+    return model
 
 
 def _weights(model: nn.Module, first: nn.Module) -> Params:

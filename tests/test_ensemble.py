@@ -21,6 +21,7 @@ from sam_lite.sam import SAM, sam_gradient
 from sam_lite.train import evaluate, train
 
 MAKE = partial(mlp, 6, (8, 7), 3)
+OTHER = torch.ones(3, requires_grad=True)
 
 
 def cloud(n=60, seed=0, dtype=torch.float64):
@@ -562,6 +563,133 @@ def test_layers_that_share_weights_or_have_hooks_learn_as_in_train():
         many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, steps=20)
         for i, seed in enumerate([0, 4]):
             torch.testing.assert_close(member(many.params, i), one_by_one(make, data, seed), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("tail", [False, True], ids=["at the end", "within"])
+def test_an_activation_used_twice_is_there_twice(tail):
+    def make():
+        relu = nn.ReLU()
+        return nn.Sequential(nn.Linear(6, 8), relu, nn.Linear(8, 8 if tail else 3), relu, *[nn.Linear(8, 3)] * tail)
+
+    data = cloud()
+    many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, steps=20)
+    for i, seed in enumerate([0, 4]):
+        torch.testing.assert_close(member(many.params, i), one_by_one(make, data, seed), rtol=0, atol=1e-12)
+    model = load_params(make(), member(many.params, 1)).double()
+    loss, acc = ensemble.evaluate(model, many.params, data.x_test, data.y_test)
+    assert evaluate(model, data.x_test, data.y_test) == pytest.approx((loss[1].item(), acc[1].item()))
+
+
+def test_a_forward_pass_of_ones_own_is_that_of_train():
+    def make():
+        model = MAKE()
+        inner = model[0].forward
+        model[0].forward = lambda x: 2 * inner(x)
+        return model
+
+    data = cloud()
+    many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, steps=20)
+    for i, seed in enumerate([0, 4]):
+        model = build(make, seed).double()
+        train(model, data, SGD(model.parameters(), lr=0.1), batch_size=8, steps=20, seed=seed)
+        torch.testing.assert_close(member(many.params, i), params_of(model), rtol=0, atol=1e-12)
+
+
+def test_hooks_on_the_way_back_are_not_passed_over():
+    def layer():
+        model = MAKE()
+        model[1].register_full_backward_pre_hook(lambda layer, grads: (0 * grads[0],))
+        return model
+
+    def weight(register):
+        model = MAKE()
+        getattr(model[0].weight, register)(lambda grad: None)
+        return model
+
+    good = dict(data=cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5)
+    with pytest.raises(ValueError, match=r"layer '1', ReLU\(\), cannot be had in stacked models"):
+        train_ensemble(layer, **good)
+    for register in ("register_hook", "register_post_accumulate_grad_hook"):
+        with pytest.raises(
+            ValueError, match=r"make must be a model without hooks on its parameters, got \['0.weight'\]; use `train`"
+        ):
+            train_ensemble(partial(weight, register), **good)
+
+
+def test_batch_norm_without_statistics_learns_as_in_train():
+    def make():
+        norm = nn.BatchNorm1d(8, track_running_stats=False)
+        return nn.Sequential(nn.Linear(6, 8), norm, nn.ReLU(), nn.Linear(8, 3))
+
+    data = cloud()
+    many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, steps=20)
+    for i, seed in enumerate([0, 4]):
+        expected = one_by_one(make, data, seed)
+        torch.testing.assert_close(member(many.params, i), expected, rtol=0, atol=1e-10)
+        assert many.table["test_loss"][i] == pytest.approx(evaluate_one(lambda: make().double(), expected, data)[0])
+
+
+def test_the_callers_model_and_its_parts_stay_as_they_are():
+    own = mlp(6, (8, 7), 3).eval()
+    before, good = params_of(own), dict(seeds=[0, 1], batch_size=8, lr=0.1, steps=5)
+    first = train_ensemble(MAKE, cloud(), **good)
+    for make in (lambda: own, lambda: nn.Sequential(*own)):
+        with pytest.raises(
+            ValueError, match="make must be a function that builds a model at each call, got 'the same a"
+        ):
+            train_ensemble(make, cloud(), **good)
+        found = train_ensemble(make, cloud(), **good, start=first.start)
+        torch.testing.assert_close(found.params, first.params, rtol=0, atol=0)
+    found = train_ensemble(lambda: nn.Sequential(*own[:-1], nn.Linear(7, 3)), cloud(), **good)
+    assert torch.equal(found.start["0.weight"][1].float(), own[0].weight) and found.start["4.weight"].std(0).min() > 0
+    assert not own.training and not own[0].training
+    torch.testing.assert_close(params_of(own), before, rtol=0, atol=0)  # and of their type
+
+
+def test_a_function_that_seeds_itself_is_refused():
+    def make():
+        torch.manual_seed(3)
+        return MAKE()
+
+    good = dict(seeds=[0, 1], batch_size=8, lr=0.1, steps=5)
+    with pytest.raises(ValueError, match="make must be a function that draws from the seed it is given, got 'one that"):
+        train_ensemble(make, cloud(), **good)
+    first = train_ensemble(MAKE, cloud(), **good)
+    again = train_ensemble(make, cloud(), **good, start=first.start)
+    torch.testing.assert_close(again.params, first.params, rtol=0, atol=0)
+
+
+def test_models_that_hide_others_are_refused():
+    with pytest.raises(ValueError, match="model must be plain modules, got .*DataParallel.*; use what it was made of"):
+        train_ensemble(lambda: nn.DataParallel(MAKE()), cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sam_in_half_precision_is_refused_as_by_sam(dtype):
+    good = dict(seeds=[0, 1], batch_size=8, lr=0.1, steps=2)
+    train_ensemble(MAKE, cloud(dtype=dtype), **good)
+    with pytest.raises(ValueError, match=f"data must be float32 or float64 where rho > 0, got {dtype}; SAM's steps"):
+        train_ensemble(MAKE, cloud(dtype=dtype), rho=[0.0, 0.1], **good)
+
+
+@pytest.mark.parametrize("make", [MAKE, partial(mlp, 6, (8,), 3, "gelu")], ids=["chain", "vmap"])
+def test_inputs_that_want_a_gradient_get_none(make):
+    data, good = cloud(), dict(seeds=[0, 1], batch_size=8, lr=0.1, rho=0.1, steps=5)
+    wanting = data._replace(x_train=data.x_train.clone().requires_grad_())
+    found = train_ensemble(make, wanting, **good)
+    torch.testing.assert_close(found.params, train_ensemble(make, data, **good).params, rtol=0, atol=0)
+    assert wanting.x_train.grad is None and not any(p.requires_grad for p in found.params.values())
+
+
+@pytest.mark.parametrize("make", [MAKE, partial(mlp, 6, (8,), 3, "gelu")], ids=["chain", "vmap"])
+@pytest.mark.parametrize(
+    "criterion",
+    [torch.no_grad()(F.cross_entropy), lambda out, y: OTHER.square().sum()],
+    ids=["no_grad", "other weights"],
+)
+def test_a_criterion_without_a_derivative_is_refused(make, criterion):
+    with pytest.raises(ValueError, match="the loss must be a differentiable function of the weights, got 'a constant'"):
+        train_ensemble(make, cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5, criterion=criterion)
 
 
 class Functional(nn.Module):

@@ -341,8 +341,9 @@ def test_smoothing_does_not_depend_on_the_scale_of_the_loss():
 
 
 def test_a_parameter_that_takes_no_part_is_a_block_of_zeros():
-    params, loss = tanh_net()
+    params, own = tanh_net()
     spare = {"unused": random(3)} | params | {"last": random(2, 2)}
+    loss = lambda p: own({name: p[name] for name in params})  # noqa: E731
     hessian = dense(loss, spare)
     close(hessian[3:22, 3:22], autograd_hessian(loss, params))
     hessian[3:22, 3:22] = 0
@@ -448,6 +449,77 @@ def test_other_types_of_numbers_are_refused(call, dtype):
 def test_a_loss_is_one_number(value):
     with pytest.raises(ValueError, match=r"loss\(params\) must be a tensor of one number, got"):
         top_eigenvalues(value, {"w": torch.ones(3)})
+
+
+def test_counters_among_the_parameters_are_refused_with_advice_that_fits():
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).eval()
+    loss = loss_of(model, random(6, 4).float(), torch.arange(6) % 3)
+    with pytest.raises(ValueError, match=r"params\['1.num_.* float64, got torch.int64; give params_of\(model\)"):
+        trace(loss, model.state_dict())
+    with pytest.raises(ValueError, match=r"got .*'1.running_mean'.*; params_of\(model\) gives them"):
+        trace(loss, {name: p for name, p in model.state_dict().items() if p.is_floating_point()})
+
+
+OTHER = {"w": torch.ones(3, requires_grad=True)}
+BEFORE = (to_vector(OTHER) ** 2).sum()
+CONSTANT = {
+    "no_grad": torch.no_grad()(lambda p: (to_vector(p) ** 2).sum()),
+    "detached": lambda p: (to_vector(p).detach() ** 2).sum(),
+    "other weights": lambda p: (to_vector(OTHER) ** 2).sum(),
+    "computed before": lambda p: BEFORE,
+    "a number": lambda p: torch.tensor(1.0),
+}
+
+
+@pytest.mark.parametrize("loss", CONSTANT.values(), ids=CONSTANT)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_loss_without_a_derivative_is_not_flat(call, loss):
+    with pytest.raises(ValueError, match="the loss must be a differentiable function of the weights, got 'a constant'"):
+        call(loss, {"w": torch.ones(3)})
+
+
+def test_where_the_loss_is_not_finite_nothing_is_flat():
+    model, x, y, loss = relu_net()
+    params = params_of(model)
+    nothing = [loss_of(model, x[:0], y[:0]), loss_of(model, x, torch.full_like(y, -100)), lambda p: loss(p) + math.inf]
+    for lost in (*nothing, [(loss, 1), (nothing[0], 1)]):
+        found = top_eigenvalues(lost, params, k=2, steps=3)
+        assert found.values.isnan().all() and found.residuals.isnan().all()
+        assert trace(lost, params, probes=2).mean.isnan() and dense(lost, params).isnan().all()
+        assert spectral_density(lost, params, steps=2, probes=1).nodes.isnan().all()
+    assert to_vector(hvp(nothing[0], params)(params)).isnan().all()
+    many = stack([params, {name: p * math.nan for name, p in params.items()}])
+    found = vmap(lambda p: top_eigenvalues(loss, p, steps=5).values)(many)
+    assert found[1].isnan().all()
+    close(found[0], top_eigenvalues(loss, params, steps=5).values)
+
+
+@pytest.mark.parametrize("measure", [trace, spectral_density])
+def test_probes_with_zeros_are_no_signs(measure):
+    params, loss = tanh_net()
+    signs = random(4, 19).sign()
+    measure(loss, params, probes=signs)
+    for wrong in ((signs + 1) / 2, signs > 0, 0 * signs):
+        with pytest.raises(ValueError, match="probes must be without zeros, which have no direction, got tensor"):
+            measure(loss, params, probes=wrong)
+    found = vmap(lambda v: trace(loss, params, probes=v).mean)(torch.stack([signs, (signs + 1) / 2]))
+    assert found[1].isnan()  # there no value can be read
+    close(found[0], trace(loss, params, probes=signs).mean)
+
+
+def test_a_start_without_direction_is_refused():
+    params, loss = tanh_net()
+    with pytest.raises(ValueError, match="start must be without zeros, which have no direction, got tensor"):
+        top_eigenvalues(loss, params, start=torch.zeros(19))
+    start = random(19).masked_fill(torch.arange(19) < 5, 0)  # some zeros are no matter
+    close(top_eigenvalues(loss, params, start=start).values, torch.linalg.eigvalsh(dense(loss, params))[-1:])
+    found = vmap(lambda v: top_eigenvalues(loss, params, start=v).values)(torch.stack([start, 0 * start]))
+    assert found[1].isnan().all()
+    close(found[0], top_eigenvalues(loss, params, start=start).values)
+    with pytest.raises(
+        ValueError, match=r"start must be a vector \(n_params,\), got .*dict.*; give to_vector\(start\)"
+    ):
+        top_eigenvalues(loss, params, start=params)
 
 
 def test_parameters_of_two_types_have_one_hessian():

@@ -125,7 +125,7 @@ def test_numbers_and_seeds_of_any_library():
             landscape.line(square, start, end, [value])
 
 
-@pytest.mark.parametrize("alphas", [[], 5, None, [0.0, math.nan], [math.inf]])
+@pytest.mark.parametrize("alphas", [[], 5, None, torch.tensor(0.5), [0.0, math.nan], [math.inf]])
 def test_alphas_must_be_there_and_finite(alphas):
     with pytest.raises(ValueError, match="alphas must be (one or more finite numbers in a row|a finite number), got"):
         landscape.line(square, *pair(), alphas)

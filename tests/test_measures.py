@@ -262,6 +262,32 @@ def test_all_measures_map_over_an_ensemble(case):
         )
 
 
+def test_the_start_is_told_by_name(case, found):
+    params, start, x, y = case
+    other = dict(reversed(list(start.items())))
+    again = measures.measure(outputs, params, other, x, y)
+    assert {name: value.item() for name, value in again.items()} == found
+    for wrong in (start | {"0.bias": torch.zeros(2)}, {n: p for n, p in start.items() if n != "0.bias"}):
+        for call in (lambda s: measures.norms(params, s, 1.0), lambda s: measures.flatness(outputs, params, s, x, y)):
+            with pytest.raises(
+                ValueError, match="start must have the names and shapes {'0.weight': .*}, got {'0.weight'"
+            ):
+                call(wrong)
+
+
+def test_outputs_without_a_derivative_are_not_flat(case):
+    params, start, x, y = case
+    for call in (
+        lambda out: measures.flatness(out, params, start, x, y),
+        lambda out: measures.curvature(out, params, x, y),
+        lambda out: measures.gradients(out, params, x, y),
+    ):
+        with pytest.raises(
+            ValueError, match="the loss must be a differentiable function of the weights, got 'a constant'"
+        ):
+            call(torch.no_grad()(outputs))
+
+
 def test_a_diverged_network_has_no_number_and_spoils_no_other(case):
     params, start, x, y = case
     broken = {name: p * math.nan for name, p in params.items()}

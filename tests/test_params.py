@@ -66,6 +66,56 @@ def test_params_of_another_model_are_named(change, message):
         P.load_params(net(), params)
 
 
+def test_parameters_that_do_not_fit_are_not_loaded_in_part():
+    model = net(0)
+    before = P.params_of(model)
+    with pytest.raises(ValueError, match=r"params\['3.bias'\] must have shape \(3,\), got \(7,\)"):
+        P.load_params(model, P.params_of(net(1)) | {"3.bias": torch.ones(7)})
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_names_and_shapes_that_the_model_does_not_have_are_refused():
+    (x, y), model = batch(), net(norm=True)
+    loss, params = P.loss_of(model, x, y), P.params_of(model)
+    bias = params.pop("0.bias")
+    torch.testing.assert_close(loss(params), loss(P.params_of(model)), rtol=0, atol=0)
+    for name, value in (("0.bais", bias), ("1.running_mean", torch.zeros(5))):
+        with pytest.raises(ValueError, match=rf"params must be of the model, .*, got .*'{name}'.*; params_of\(model\)"):
+            loss(params | {name: value})
+    with pytest.raises(ValueError, match=r"params\['0.bias'\] must have shape \(5,\), got \(1,\)"):
+        loss(params | {"0.bias": bias[:1]})
+    with pytest.raises(ValueError, match=r"params\['0.bias'\] must have shape \(5,\), got \(6,\)"):
+        vmap(loss)({"0.bias": torch.zeros(2, 6).double()})
+
+
+class Mixing(nn.Module):
+    """A linear layer, and a buffer of a kind to which no number can be added."""
+
+    def __init__(self, buffer):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("mix", buffer)
+
+    def forward(self, x):
+        return self.mix @ self.layer(x) if self.mix.is_sparse else self.layer(x) * self.mix.to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [torch.eye(7).to_sparse(), *(torch.full((3,), 2).to(t) for t in (torch.uint16, torch.float8_e4m3fn, torch.bool))],
+    ids=["sparse", "uint16", "float8", "bool"],
+)
+def test_buffers_of_every_kind_stay_what_they_are(buffer):
+    (x, y), model = batch(), Mixing(buffer)
+    loss, params = P.loss_of(model, x.float(), y), P.params_of(model)
+    own = nn.functional.cross_entropy(model(x.float()), y)
+    torch.testing.assert_close(loss(params), own.detach())
+    expected = torch.autograd.grad(own, model.parameters())
+    torch.testing.assert_close(torch.func.grad(loss)(params), dict(zip(params, expected, strict=True)))
+    if not buffer.is_sparse:
+        torch.testing.assert_close(vmap(loss)(P.stack([params, params])), own.detach().expand(2))
+
+
 @pytest.mark.parametrize("criterion", [nn.functional.cross_entropy, lambda out, y: (out[:, 0] - y).square().mean()])
 def test_the_loss_is_the_models(criterion):
     model, (x, y) = net(), batch()
@@ -260,6 +310,11 @@ def test_sizes_of_losses_are_positive_numbers(size):
         P.shares([(net, 1), (net, size)])
     with pytest.raises(ValueError, match="the number of losses must be at least 1, got 0"):
         P.shares([])
+    for odd in ((net, 6), [(net,)], [(net, 1, 2)]):
+        with pytest.raises(
+            ValueError, match=r"losses must be functions of params, alone or in pairs \(loss, size\), got"
+        ):
+            P.shares(odd)
 
 
 @pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-23, 1.0, 1e20, 1e30])
@@ -287,6 +342,10 @@ def test_stack_and_member_are_inverses_and_losses_map():
     torch.testing.assert_close(vmap(loss)(ensemble), torch.stack([loss(m) for m in members]), rtol=1e-12, atol=0)
     with pytest.raises(ValueError, match="members must hold at least one model, got none"):
         P.stack([])
+    fewer = {name: p for name, p in members[0].items() if name != "0.bias"}
+    for pair in ([members[0], fewer], [fewer, members[0]]):
+        with pytest.raises(ValueError, match=r"members\[1\] must have the names and shapes {.*}, got {"):
+            P.stack(pair)
 
 
 def test_vectors_are_torchs():

@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from sam_lite import climb, sam, sharpness
+from sam_lite.ascents import ascent
 from sam_lite.hessian import top_eigenvalues
 from sam_lite.params import add, from_vector, loss_of, params_of, stack, to_vector
 from sam_lite.sharpness import (
@@ -669,6 +670,29 @@ def test_a_radius_may_be_a_number_of_numpy(measure):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(quadratic(positive(3)), point([0.0] * 3))
+
+
+@pytest.mark.parametrize("measure", [box_sharpness, box_sharpness_lbfgs, worst_sharpness, ascent_sharpness])
+def test_a_loss_without_a_derivative_is_not_flat(measure):
+    w = torch.ones(3, requires_grad=True)
+    for constant in (torch.no_grad()(lambda p: (p["w"] ** 2).sum()), lambda p: (w**2).sum()):
+        with pytest.raises(ValueError, match="the loss must be a differentiable function of the weights"):
+            measure(constant, point([0.1, 0.2, 0.3]), 0.1)
+    with pytest.raises(ValueError, match="the loss must be a differentiable function of the weights"):
+        box_flatness(torch.no_grad()(lambda p: p["w"] ** 2), point([0.1, 0.2, 0.3]), 0.1)
+
+
+def test_an_ascent_may_return_its_steps_in_any_order():
+    w = {"a": torch.ones(2).double(), "b": torch.zeros(3).double()}
+    loss = lambda p: p["a"].sum() + 2 * p["b"].sum()  # noqa: E731
+    turned = lambda grads, params, rho: dict(reversed(list(ascent(grads, params, rho).items())))  # noqa: E731
+    close(ascent_sharpness(loss, w, 0.1, ascent=turned).value, torch.tensor(0.1 * 14**0.5).double(), 1e-6)
+
+
+def test_samples_without_direction_are_refused():
+    directions = torch.cat([random(3, 3), torch.zeros(1, 3).double()])
+    with pytest.raises(ValueError, match="samples must be without zeros, which have no direction, got tensor"):
+        average_sharpness(quadratic(positive(3)), point([0.0] * 3), 0.1, samples=directions)
 
 
 def test_a_climb_of_ones_own_plugs_in():

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import OrderedDict, defaultdict, deque
 from functools import partial
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
-from sam_lite import hessian, landscape, measures, sharpness
+from sam_lite import hessian, landscape, measures, sharpness, stacked
 from sam_lite.batchnorm import loss_between
-from sam_lite.params import add, load_params, loss_of, params_of
+from sam_lite.params import add, load_params, loss_of, params_of, stack
 from sam_lite.pure import untouched
 from sam_lite.sam import m_sam_gradient, sam_gradient
 
@@ -155,8 +156,11 @@ FUNCTIONS = {
     "random_directions": lambda loss, p, model: landscape.random_directions(p, 0),
     "loss_between, interpolated": lambda loss, p, model: loss_between(model, model, X, Y, "interpolate")(p),
     "loss_between, recomputed": lambda loss, p, model: loss_between(model, model, X, Y, X)(p),
+    "an error in the model": lambda loss, p, model: pytest.raises(
+        (RuntimeError, AssertionError, IndexError), loss_of, model, X[:, :0], Y
+    ),
     "an error in the loss": lambda loss, p, model: pytest.raises(
-        (RuntimeError, IndexError), loss, {n: q.flatten()[:1] for n, q in p.items()}
+        ZeroDivisionError, loss_of, model, X, Y, lambda out, y: 1 / 0
     ),
 }
 
@@ -315,3 +319,77 @@ def test_models_that_take_no_other_parameters_are_refused():
             loss_of(model, X, Y)
         with pytest.raises(ValueError, match=f"model must be plain modules, got .*{name}.*; use what it was made of"):
             loss_between(model, model, X, Y, "keep")
+
+
+class Keeping(nn.Module):
+    """Keeps what it sees in containers of every kind, most of them empty at first, and counts in a plain tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.count, self.deep = nn.Linear(5, 3), torch.zeros(()), {"a": [], "b": ({}, [])}
+        self.seen, self.named, self.last = defaultdict(list), OrderedDict(), deque(maxlen=2)
+        self.known = defaultdict(list, layer=[])
+
+    def forward(self, x):
+        out = self.layer(x)
+        self.count += 1
+        self.named["out"] = self.known["other"] = out
+        for kept in (self.deep["a"], self.seen["layer"], self.known["layer"], self.last):
+            kept.append(out)
+        return out
+
+
+def test_what_a_model_keeps_in_any_container_is_put_back():
+    model = Keeping()
+    loss, params = loss_of(model, X, Y), params_of(model)
+    hessian.trace(loss, params, probes=2)
+    assert model.count == 0 and model.deep == {"a": [], "b": ({}, [])} and model.known == {"layer": []}
+    assert not model.seen and not model.named and not model.last and model.last.maxlen == 2
+    copy.deepcopy(model)  # which a tensor with a graph would not let
+    torch.testing.assert_close(loss(params), F.cross_entropy(model(X), Y).detach())
+    assert model.count == 1 and len(model.seen["layer"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_values_that_parametrize_caches_are_not_used():
+    model = parametrizations.weight_norm(nn.Linear(5, 3))
+    loss, params = loss_of(model, X, Y), params_of(model)
+    expected = hessian.dense(loss, params)
+    with parametrize.cached():
+        before = model.weight
+        assert torch.equal(hessian.dense(loss, params), expected)
+        assert model.weight is before
+    twin = stacked.forward(model)
+    with parametrize.cached():
+        assert model(X) is not None
+        many = twin(stack([params, add(params, params)]), X.expand(2, *X.shape))
+    torch.testing.assert_close(many[1], load_params(model, add(params, params))(X), rtol=1e-5, atol=1e-6)
+
+
+def test_stacked_models_leave_a_layer_that_is_used_twice_as_it_was():
+    model = once_more()
+    before = state(model)
+    stacked.forward(model)(stack([params_of(model)]), X[None])
+    assert_as_before(before, state(model))
+
+
+@pytest.mark.parametrize("how", ["embedding", "bag", "function"])
+def test_models_that_change_their_weights_are_refused(how):
+    class Renormed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            kind = nn.EmbeddingBag if how == "bag" else nn.Embedding
+            self.words, self.out = kind(5, 3, max_norm=None if how == "function" else 0.5), nn.Linear(3, 3)
+
+        def forward(self, x):
+            words = x.topk(2).indices
+            h = F.embedding(words, self.words.weight, max_norm=0.5) if how == "function" else self.words(words)
+            return self.out(h if how == "bag" else h.mean(1))
+
+    model = Renormed()
+    before, message = model.words.weight.detach().clone(), "model must be without max_norm, which .* 'words'"
+    if how == "function":
+        message = r"model must be one that leaves its weights as they are, got .*\['words.weight'\]"
+    with pytest.raises(ValueError, match=message):
+        loss_of(model, X, Y)
+    assert torch.equal(model.words.weight, before)

@@ -38,7 +38,7 @@ MUTANTS = [
     (
         "distance from the origin",
         _MEASURES,
-        '"init": w - to_vector(start)',
+        '"init": to_vector(_moved(params, start))',
         '"init": w',
         _M + "bounds_are_their_formulas",
     ),
@@ -361,5 +361,12 @@ MUTANTS = [
         '0.9 if optimizer == "momentum"',
         '0.9 if optimizer != "sgd"',
         _T + "optimizers_are_what_they_are_called",
+    ),
+    (
+        "the start matched by position",
+        _MEASURES,
+        "{name: p - start[name] for name, p in params.items()}",
+        "{name: p - w for (name, p), w in zip(params.items(), start.values(), strict=True)}",
+        _M + "the_start_is_told_by_name",
     ),
 ]

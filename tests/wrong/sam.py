@@ -469,15 +469,15 @@ MUTANTS = [
     (
         "attributes are not put back",
         _PURE,
-        "for value, copy in [(attributes, before), *inside]:",
-        "for value, copy in inside:",
+        "for value, before in kept.values():",
+        "for value, before in [one for key, one in kept.items() if key not in map(id, modules)]:",
         _UNTOUCHED + "no_function_changes_a_model",
     ),
     (
         "lists and hooks are not put back",
         _PURE,
-        "for value, copy in [(attributes, before), *inside]:",
-        "for value, copy in [(attributes, before)]:",
+        "for value, before in kept.values():",
+        "for value, before in [kept[id(attributes)] for attributes in modules]:",
         _UNTOUCHED + "no_function_changes_a_model",
     ),
     (
@@ -490,8 +490,8 @@ MUTANTS = [
     (
         "parameters of another model accepted",
         _PARAMS,
-        "if names.isdisjoint(params):",
-        "if False:",
+        "if not params or not shapes.keys() >= params.keys():",
+        "if not params:",
         _UNTOUCHED + "some_of_the_parameters_are_enough_and_none_of_them_are_not",
     ),
     (
@@ -514,5 +514,47 @@ MUTANTS = [
         "return norm.clamp(tiny**0.7, tiny**-0.64)",
         "return torch.ones_like(norm)",
         "tests/test_params.py::test_lengths_and_units_of_vectors_of_any_size",
+    ),
+    (
+        "weights changed by the model",
+        _PARAMS,
+        "if changed := [",
+        "if False and [",
+        _UNTOUCHED + "models_that_change_their_weights_are_refused",
+    ),
+    (
+        "embeddings with max_norm accepted",
+        _PURE,
+        "module.max_norm is not None:",
+        "False:",
+        _UNTOUCHED + "models_that_change_their_weights_are_refused",
+    ),
+    (
+        "containers in containers are not put back",
+        _PURE,
+        "_keep(inner, kept) if inner else",
+        "kept.setdefault(id(inner), (inner, inner.copy())) if inner else",
+        _UNTOUCHED + "what_a_model_keeps_in_any_container_is_put_back",
+    ),
+    (
+        "a queue is not put back",
+        _PURE,
+        "CONTAINERS = dict, list, set, deque",
+        "CONTAINERS = dict, list, set",
+        _UNTOUCHED + "what_a_model_keeps_in_any_container_is_put_back",
+    ),
+    (
+        "tensors that are plain attributes are counted up",
+        _PURE,
+        "{name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)}",
+        "{}",
+        _UNTOUCHED + "what_a_model_keeps_in_any_container_is_put_back",
+    ),
+    (
+        "values that parametrize caches are used",
+        _PURE,
+        "parametrize._cache_enabled = 0",
+        "pass",
+        _UNTOUCHED + "values_that_parametrize_caches_are_not_used",
     ),
 ]

@@ -62,8 +62,8 @@ MUTANTS = [
     (
         "random directions not normalized",
         _SHARPNESS,
-        'unit(noise("samples", samples, params, seed))',
-        'noise("samples", samples, params, seed)',
+        'unit(nonzero("samples", rows, (rows == 0).all(1, keepdim=True)))',
+        "rows",
         "tests/test_sharpness.py::test_average_of_random_directions_has_its_standard_error",
     ),
     (
@@ -261,5 +261,19 @@ MUTANTS = [
         "return sum(share * each(u) for each, share in heights)",
         "return sum(each(u) for each, share in heights) / len(heights)",
         "tests/test_sharpness.py::test_chunks_of_unlike_size_count_by_it",
+    ),
+    (
+        "a constant loss counts as flat",
+        _CLIMB,
+        "grad_and_value(pure.differentiable(each))(u)",
+        "grad_and_value(each)(u)",
+        "tests/test_sharpness.py::test_a_loss_without_a_derivative_is_not_flat",
+    ),
+    (
+        "a step matched by position",
+        _SHARPNESS,
+        "to_vector({name: direction[name] for name in params})",
+        "to_vector(direction)",
+        "tests/test_sharpness.py::test_an_ascent_may_return_its_steps_in_any_order",
     ),
 ]
