@@ -515,4 +515,32 @@ MUTANTS = [
         "return torch.ones_like(norm)",
         "tests/test_params.py::test_lengths_and_units_of_vectors_of_any_size",
     ),
+    (
+        "a radius of one group passes",
+        _SAM,
+        "if name in group and name not in self.base_optimizer.defaults:",
+        "if name in group and name not in self.base_optimizer.defaults and False:",
+        "tests/test_sam.py::test_a_radius_of_one_group_is_refused_at_every_door",
+    ),
+    (
+        "the base's own rho is taken for SAM's",
+        _SAM,
+        "if name in group and name not in self.base_optimizer.defaults:",
+        "if name in group:",
+        "tests/test_sam.py::test_a_base_may_have_a_rho_of_its_own",
+    ),
+    (
+        "the random state stays on the device that it was loaded onto",
+        _SAM,
+        "set_state(state.cpu())",
+        "set_state(state)",
+        "tests/test_sam.py::test_a_state_that_was_loaded_onto_a_device_draws_the_same",
+    ),
+    (
+        "an expanded buffer keeps the others from being put back",
+        _PURE,
+        "except RuntimeError:  # an expanded tensor, which nothing can write into",
+        "except KeyError:",
+        "tests/test_sam.py::test_an_expanded_buffer_is_left_alone_and_all_others_are_put_back",
+    ),
 ]
