@@ -362,4 +362,25 @@ MUTANTS = [
         '0.9 if optimizer != "sgd"',
         _T + "optimizers_are_what_they_are_called",
     ),
+    (
+        "axes that come one by one are used up",
+        _RANKING,
+        "axes, usable = _names(table, axes), _usable(table, measure, gap)",
+        "usable = _usable(table, measure, gap)",
+        "tests/test_ranking.py::test_axes_may_come_one_by_one",
+    ),
+    (
+        "infinite values take no part",
+        _RANKING,
+        "there = numbers[measure].notna() & numbers[gap].notna()",
+        "there = np.isfinite(numbers[measure]) & np.isfinite(numbers[gap])",
+        "tests/test_ranking.py::test_infinite_values_are_the_largest_and_the_smallest",
+    ),
+    (
+        "large integers become floats beside others",
+        _SWEEP,
+        "kinds == {int, float} and not _large(values)",
+        "kinds == {int, float}",
+        "tests/test_sweep.py::test_large_integers_beside_others_come_back_as_they_were",
+    ),
 ]
