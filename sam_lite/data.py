@@ -216,7 +216,7 @@ def floats(x: Tensor, error: Exception) -> Exception:
 def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """One epoch in random order: the indices of each batch, (batch_size,) int64 on the CPU; no incomplete batch."""
     batch_size = require.whole("batch_size", batch_size, most=n)
-    order = torch.randperm(n, generator=generator, device=generator.device)
+    order = torch.randperm(n, generator=generator, device="cpu")
     return iter(order[: n // batch_size * batch_size].split(batch_size))
 
 

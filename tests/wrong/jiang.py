@@ -151,16 +151,9 @@ MUTANTS = [
         _R + "sign_errors_are_the_weighted_means_over_pairs",
     ),
     (
-        "infinite measures have ranks",
-        _RANKING,
-        "np.isfinite(numbers[measure]) &",
-        "numbers[measure].notna() &",
-        _R + "what_is_not_finite_takes_no_part",
-    ),
-    (
         "rows drawn one by one",
         _RANKING,
-        "levels.groupby(list(by), sort=True).indices.values()",
+        "levels.groupby(by, sort=True).indices.values()",
         "np.arange(len(table))[:, None]",
         _R + "bootstrap_has_the_spread_of_the_mean_over_clusters",
     ),

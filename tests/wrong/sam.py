@@ -175,8 +175,8 @@ MUTANTS = [
     (
         "batch statistics twice",
         _PURE,
-        "setattr(module, name, buffer.copy_(value))",
-        "setattr(module, name, buffer)",
+        "buffer.copy_(value)",
+        "pass",
         "tests/test_sam.py::test_batch_statistics_see_every_batch_once",
     ),
     (
@@ -189,8 +189,8 @@ MUTANTS = [
     (
         "a replaced buffer does not come back",
         _PURE,
-        "setattr(module, name, buffer.copy_(value))",
-        "module._buffers[name].copy_(value)",
+        "setattr(module, name, buffer)",
+        "buffer = getattr(module, name)",
         "tests/test_sam.py::test_a_buffer_that_is_replaced_comes_back",
     ),
     (
@@ -273,21 +273,21 @@ MUTANTS = [
     (
         "schedule lost on resume",
         _SAM,
-        "self.steps, self.sam_steps, draws = state_dict",
-        "_, _, draws = state_dict",
+        "self.steps, self.sam_steps, self._draws = steps, sam_steps, draws",
+        "self._draws = draws",
         "tests/test_sam.py::test_resume_is_exact_to_the_bit",
     ),
     (
         "draws start again on resume",
         _SAM,
-        "self._draws.set_state(draws)",
-        "pass",
+        "self.steps, self.sam_steps, self._draws = steps, sam_steps, draws",
+        "self.steps, self.sam_steps = steps, sam_steps",
         "tests/test_sam.py::test_resume_is_exact_to_the_bit",
     ),
     (
         "draws from the global generator",
         _SAM,
-        "torch.rand((), generator=self._draws)",
+        'torch.rand((), generator=self._draws, device="cpu")',
         "torch.rand(())",
         "tests/test_sam.py::test_with_a_probability_drawn_from_a_seed",
     ),

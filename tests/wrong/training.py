@@ -404,15 +404,15 @@ MUTANTS = [
     (
         "batches in the order of the data",
         _DATA,
-        "iter(torch.randperm(n, generator=generator)",
-        "iter(torch.arange(n)",
+        'order = torch.randperm(n, generator=generator, device="cpu")',
+        "order = torch.arange(n)",
         "tests/test_data.py::test_batches_are_an_epoch_in_the_order_of_randperm",
     ),
     (
         "batches drawn from the global generator",
         _DATA,
-        "iter(torch.randperm(n, generator=generator)",
-        "iter(torch.randperm(n)",
+        'order = torch.randperm(n, generator=generator, device="cpu")',
+        "order = torch.randperm(n)",
         "tests/test_data.py::test_batches_are_an_epoch_in_the_order_of_randperm",
     ),
     (
