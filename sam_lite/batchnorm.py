@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sam_lite import pure
+from sam_lite import pure, require
 from sam_lite.params import Loss, Params, add, dot, params_of
 
 
@@ -29,7 +29,7 @@ def loss_between(
     - a tensor of training data (n, *features): recomputed from it at every point in one pass with dropout off, as
       `torch.optim.swa_utils.update_bn` does.
     At alpha = 0 and 1 each net's own loss comes back; with recomputed statistics, only if its own were made so. Raises
-    ValueError for other words and for nets that differ in shape.
+    ValueError for other words, for nets that differ in shape, and to recompute what is not of a batch norm.
     """
     if not isinstance(statistics, Tensor) and statistics not in ("keep", "interpolate"):
         raise ValueError(
@@ -44,11 +44,19 @@ def loss_between(
     ):
         raise ValueError("end must have the parameters and buffers of start, got another architecture")
     span = add(goal, origin, -1)
+    layers = {name: layer for name, layer in start.named_modules() if isinstance(layer, nn.modules.batchnorm._NormBase)}
+    recomputed = [name for name, layer in layers.items() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    for key, b in buffers.items() if isinstance(statistics, Tensor) else ():
+        layer = key.rpartition(".")[0]
+        if layer not in recomputed and (layer in layers or not b.equal(others[key])):
+            remedy = "use 'keep' or 'interpolate', or layers with track_running_stats=False"
+            raise require.error("statistics", "of batch norm to be recomputed", f"{key!r}", remedy)
 
     def recompute(params: Params) -> Params:
         fresh = {k: b.clone() for k, b in start.named_buffers()}
-        for name, layer in start.named_modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+        for name in recomputed:
+            layer = layers[name]
+            if layer.track_running_stats:
                 layer.train()
                 layer.momentum = None  # the plain average of what follows
                 fresh[f"{name}.num_batches_tracked".lstrip(".")].zero_()

@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import warnings
+import zlib
 from collections import Counter, OrderedDict
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sam_lite import require
-from sam_lite.describe import settings_in, without_addresses, words
+from sam_lite.describe import details, settings_in, without_addresses, words, written_by_the_user
 
 FORMAT = "3"  # of the file; earlier ones had none
 
@@ -30,6 +31,9 @@ def settings_of(model: nn.Module, data: Any, optimizer: Optimizer, **others) -> 
         found[kind] = type(part).__name__
         told = {name: say(value) for name, value in settings_in(part).items() if not isinstance(value, Optimizer)}
         found |= {f"{name} of the {kind}" if name in found else name: value for name, value in told.items()}
+    kinds = {"model": type(model)} | {kind: type(part) for kind, part in _wrapped(optimizer).items()}
+    inner = details(model) | {name: kind for name, kind in kinds.items() if written_by_the_user(kind)}
+    found["details"] = "\n".join(f"{name}: {say(value)}" for name, value in inner.items())
     names = {id(p): name for name, p in model.named_parameters()}
     for i, group in enumerate(optimizer.param_groups):
         which = f" of group {i}" if len(optimizer.param_groups) > 1 else ""
@@ -64,7 +68,9 @@ def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generat
     """
     states = {name: _plain(part.state_dict()) for name, part in parts.items()}
     random = [generator.get_state() for generator in generators]
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(
+        f"{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.tmp"
+    )  # short, as names must be
     try:
         torch.save({"settings": settings, "states": states, "random": random, "rows": _plain(rows)}, unfinished)
         torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)
@@ -86,6 +92,7 @@ def resume(path: Path, settings: dict, parts: dict, generators: list, steps: int
     """
     saved = _read(path)
     old, states, random, rows = (saved[key] for key in ("settings", "states", "random", "rows"))
+    old.setdefault("details", settings["details"])  # which early files do not have
     for key in dict.fromkeys([*settings, *old]):
         if (before := old.get(key, "none")) != (now := settings.get(key, "none")):
             before, now = _where_they_part(before, now)

@@ -132,7 +132,7 @@ def check(
     here = estimate(values, unit) + (" (close)" if margin < 1 and not open else "")
     mark = "○" if open else "✓" if inside > 0 else "✗"
     margin, n = math.nan if open else margin, len(values)
-    return Claim(mark, claim, paper, here, bound, f"{n} seeds", str(slide or ""), margin, n)
+    return Claim(mark, claim, paper, here, bound, f"{n} seeds", _numbered(slide), margin, n)
 
 
 def check_exact(
@@ -165,7 +165,7 @@ def check_exact(
         bound = f"= {significant(expected, 4)}" + (f" ± {significant(limit, 1)}" if tolerance > 1e-6 else "")
         holds, margin = abs(value - expected) <= limit, math.inf
     count = "exact" if here.startswith("=") else "computed"
-    return Claim("✓" if holds else "✗", claim, paper, here, bound, count, str(slide or ""), margin, 0)
+    return Claim("✓" if holds else "✗", claim, paper, here, bound, count, _numbered(slide), margin, 0)
 
 
 def show(*claims: Claim) -> None:
@@ -222,6 +222,10 @@ def _bound(claim: str, above: float, below: float, open: bool) -> str:
     if math.isinf(below):
         return f"> {above:g}"
     return f"< {below:g}" if math.isinf(above) else f"{above:g} to {below:g}"
+
+
+def _numbered(slide: int | None) -> str:
+    return "" if slide is None else str(slide)
 
 
 def _short(margin: float) -> str:

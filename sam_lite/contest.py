@@ -62,7 +62,9 @@ def field(seeds: Sequence[int]) -> Field:
     make = partial(mlp, 40, [100, 100], 10)
     sets = [load("mnist1d", n_train=1000, n_test=3000, seed=seed) for seed in seeds]
     x, y, x_test, y_test = (torch.stack(part) for part in zip(*sets, strict=True))
-    return Field(make(), stack([params_of(build(make, seed)) for seed in seeds]), x, y, x_test, y_test, seeds[0])
+    return Field(
+        build(make, seeds[0]), stack([params_of(build(make, seed)) for seed in seeds]), x, y, x_test, y_test, seeds[0]
+    )
 
 
 def run(field: Field, lr: float, *, smoothing: float = 0.0, steps: int = STEPS, **settings: Any) -> rivals.Descent:

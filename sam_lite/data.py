@@ -86,8 +86,9 @@ def mnist1d(n_train: int = 1000, n_test: int = 3000, *, seed: int = 0) -> Data:
     generator = torch.Generator().manual_seed(require.seed(seed))
     parts = []
     for n in (require.whole("n_train", n_train), require.whole("n_test", n_test)):
-        y = (torch.arange(n) % 10)[torch.randperm(n, generator=generator)]
-        parts += [torch.cat([_signals(chunk, generator) for chunk in y.split(50_000)]), y]
+        with torch.device("cpu"):
+            y = (torch.arange(n) % 10)[torch.randperm(n, generator=generator)]
+            parts += [torch.cat([_signals(chunk, generator) for chunk in y.split(50_000)]), y]
     return _standardised(*parts)
 
 
@@ -97,12 +98,12 @@ def _signals(y: Tensor, generator: torch.Generator) -> Tensor:
     templates, inside = _dilated()
     padding = torch.randint(25, (n,), generator=generator)
     shift = torch.randint(48, (n, 1), generator=generator)
-    size, shear = torch.rand(2, n, 1, generator=generator) - 0.5
-    noise, jitter = torch.randn(2, n, 72, generator=generator)
+    size, shear = torch.rand(2, n, 1, generator=generator, dtype=torch.float32) - 0.5
+    noise, jitter = torch.randn(2, n, 72, generator=generator, dtype=torch.float32)
     source = (torch.arange(72) - shift) % 72  # translation, round the end
     x = templates[padding, y].gather(1, source) * (1 + 0.4 * size)
     x = torch.where(inside[padding].gather(1, source), x, 0.25 * noise @ _smoothing(72).T) + 0.02 * jitter
-    x -= 0.75 * shear * torch.linspace(-0.5, 0.5, 72)
+    x -= 0.75 * shear * torch.linspace(-0.5, 0.5, 72, dtype=torch.float32)
     return x @ _interpolation(72, 40).T
 
 
@@ -116,7 +117,7 @@ def _dilated() -> tuple[Tensor, Tensor]:
                 5 4.4 3.8 3.2 2.6 2.6 5 5 5 5 5 5    5 3 3 3 3 5 6 6.5 6.5 6 4.5 5
                 5 4 3.5 3.25 3 3 3 3 3.25 3.5 4 5    5 7 7 6.6 6.2 5.8 5.4 5 4.6 4.2 5 5
                 5 4 3.5 3.5 4 5 5 4 3.5 3.5 4 5    5 4 3.5 3.5 4 5 5 5 5 4.7 4.3 5"""
-    shapes = torch.tensor([float(value) for value in shapes.split()]).view(10, 12)
+    shapes = torch.tensor([float(value) for value in shapes.split()], dtype=torch.float32).view(10, 12)
     shapes = (shapes - shapes[:, :1]) / shapes.std(dim=1, keepdim=True, correction=0) / 6  # starts and ends at 0
     maps = torch.stack([_interpolation(12 + padding, 72)[:, :12] for padding in range(36, 61)])  # (25, 72, 12)
     return torch.einsum("pij,cj->pci", maps, shapes), (maps != 0).any(dim=2)
@@ -131,10 +132,10 @@ def _interpolation(n_in: int, n_out: int) -> Tensor:
 def _smoothing(n: int, sigma: float = 2.0) -> Tensor:
     """A Gaussian filter cut off at 4 sigma, with mirrored ends: (n, n)."""
     offsets = torch.arange(-int(4 * sigma), int(4 * sigma) + 1)
-    weights = torch.softmax(-((offsets / sigma) ** 2) / 2, dim=0)
+    weights = torch.softmax(-((offsets.float() / sigma) ** 2) / 2, dim=0)
     at = (torch.arange(n)[:, None] + offsets) % (2 * n)
     at = torch.minimum(at, 2 * n - 1 - at)
-    return torch.zeros(n, n).scatter_add_(1, at, weights.expand(n, -1))
+    return torch.zeros(n, n, dtype=torch.float32).scatter_add_(1, at, weights.expand(n, -1))
 
 
 def digits(n_train: int = 1000, n_test: int | None = None, *, seed: int = 0) -> Data:
@@ -143,7 +144,7 @@ def digits(n_train: int = 1000, n_test: int | None = None, *, seed: int = 0) -> 
 
     x, y = (torch.from_numpy(a) for a in load_digits(return_X_y=True))
     n_train = require.whole("n_train", n_train, most=len(x) - 1)
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(require.seed(seed)))
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(require.seed(seed)), device="cpu")
     train, test = chosen[:n_train], chosen[n_train:]
     return _subset([x[train], y[train], x[test], y[test]], None, n_test, seed)
 
@@ -192,7 +193,7 @@ def _subset(parts: Sequence[Tensor], n_train: int | None, n_test: int | None, se
     generator, found = torch.Generator().manual_seed(require.seed(seed)), []
     for name, x, y, n in (("n_train", *parts[:2], n_train), ("n_test", *parts[2:], n_test)):
         n = len(x) if n is None else require.whole(name, n, most=len(x))
-        chosen = torch.randperm(len(x), generator=generator)[:n]
+        chosen = torch.randperm(len(x), generator=generator, device="cpu")[:n]
         found += [x[chosen].float(), y[chosen].long()]
     return _standardised(*found)
 
@@ -215,14 +216,16 @@ def floats(x: Tensor, error: Exception) -> Exception:
 def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """One epoch in random order: the indices of each batch, (batch_size,) int64 on the CPU; no incomplete batch."""
     batch_size = require.whole("batch_size", batch_size, most=n)
-    return iter(torch.randperm(n, generator=generator)[: n // batch_size * batch_size].split(batch_size))
+    order = torch.randperm(n, generator=generator, device="cpu")
+    return iter(order[: n // batch_size * batch_size].split(batch_size))
 
 
 def wrong_labels(y: Tensor, share: float, seed: int) -> Tensor:
     """y (n,) with round(share n) of its labels, chosen by `seed`, replaced by one of the other nine; uniformly."""
     n, generator = len(y), torch.Generator().manual_seed(require.seed(seed))
-    which = torch.randperm(n, generator=generator)[: round(require.number("share", share, least=0, most=1) * n)]
-    shift, found = torch.randint(1, 10, (len(which),), generator=generator), y.clone()
+    wrong = round(require.number("share", share, least=0, most=1) * n)
+    which = torch.randperm(n, generator=generator, device="cpu")[:wrong]
+    shift, found = torch.randint(1, 10, (len(which),), generator=generator, device="cpu"), y.clone()
     which = which.to(y.device)
     found[which] = (y[which] + shift.to(y.device)) % 10
     return found
@@ -231,7 +234,7 @@ def wrong_labels(y: Tensor, share: float, seed: int) -> Tensor:
 def best_device(name: str | torch.device | None = None) -> torch.device:
     """The device called `name`, such as "cuda:1", or the best there is: cuda, then cpu. "mps" by name only: no float64."""
     n = {"cuda": torch.cuda.device_count(), "cpu": 1, "mps": int(torch.backends.mps.is_available())}
-    kind, _, index = str(name or next(k for k in n if n[k])).partition(":")
+    kind, _, index = str(next(k for k in n if n[k]) if name is None else name).partition(":")
     if kind not in n or not (index or "0").isdecimal() or int(index or 0) >= n[kind]:
         raise ValueError(f"device must be one of {', '.join(k for k in n if n[k])} on this machine, got {name!r}")
-    return torch.device(name or kind)
+    return torch.device(kind if name is None else name)

@@ -3,6 +3,7 @@
 import dis
 import inspect
 import re
+import sys
 import types
 import zlib
 from collections.abc import Mapping, Set
@@ -24,7 +25,8 @@ MOVING |= {"_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step
 def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
     """A description that two things share if they do the same.
 
-    Things whose id is in `own` are left out. Of an object of unknown kind only what its constructor took is described.
+    Things whose id is in `own` are left out. Of an object of unknown kind it has what the constructor took or, where not
+    all of that is kept, all attributes; of a class that the user wrote also the code and the attributes.
     """
     if id(thing) in own:
         return "its own"
@@ -32,6 +34,8 @@ def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
     thing = thing.item() if isinstance(thing, (np.generic, Tensor)) and thing.ndim == 0 else thing
     if isinstance(thing, Real) and not isinstance(thing, bool):
         return repr(int(thing) if thing == thing // 1 and abs(thing) < 2**63 else thing)  # type: ignore
+    if isinstance(thing, np.ndarray) and thing.dtype.kind not in "biufc":
+        return inside(thing.tolist())
     if isinstance(thing, (Tensor, np.ndarray)):
         return _array(torch.as_tensor(thing).detach().cpu())
     if isinstance(thing, Mapping):
@@ -51,25 +55,78 @@ def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
         return f"{thing.__qualname__} with {inside([_content(cell) for cell in thing.__closure__ or ()])}"
     if isinstance(thing, types.FunctionType):
         return f"{thing.__qualname__} (code {_checksum(_code(thing, thing.__code__, inside).encode())})"
+    if isinstance(thing, type) and (written := _written(thing)):
+        return f"{thing.__qualname__} (code {_checksum(inside(written).encode())})"
     if isinstance(thing, (type, types.BuiltinFunctionType)):
         return thing.__qualname__
+    if isinstance(thing, (staticmethod, classmethod)):
+        return inside(thing.__func__)
+    if isinstance(thing, property):
+        return inside([thing.fget, thing.fset])
     if thing is None or isinstance(thing, (bool, str, bytes, complex, types.CodeType, torch.dtype, torch.device)):
         return repr(thing)
-    return f"{type(thing).__name__}({inside(settings_in(thing))})"
+    name = inside(type(thing)) if written_by_the_user(type(thing)) else type(thing).__name__
+    return f"{name}({inside(settings_in(thing))})"
 
 
 def settings_in(thing: object) -> dict:
-    """An object's settings: of torch's schedulers everything that does not move, of others what their constructors took."""
+    """An object's settings: of torch's schedulers everything that does not move, of others what their constructors took,
+    and all attributes of those that do not keep all of that under its name, or under its name with a "_" before it.
+    """
     if isinstance(thing, LRScheduler) and type(thing).__module__.startswith("torch."):
         return {name: value for name, value in vars(thing).items() if name not in MOVING}
     try:
-        took = [name for name in inspect.signature(type(thing)).parameters if hasattr(thing, name)]
+        names = list(inspect.signature(type(thing)).parameters)
     except ValueError:  # some written in C have no signature
-        took = []
-    found = {name: getattr(thing, name) for name in took if not isinstance(thing, Optimizer) or name != "params"}
+        names = []
+    found = {name: getattr(thing, at) for name in names for at in (f"_{name}", name) if hasattr(thing, at)}
     if isinstance(thing, nn.Module):
         found |= {"training": thing.training, "layers": without_addresses(repr(thing)), **thing.state_dict()}
+        return found | {name: value for name, value in details(thing).items() if name not in found}
+    if isinstance(thing, Optimizer):
+        return {name: value for name, value in found.items() if name != "params"}
+    library = type(thing).__module__.partition(".")[0]
+    kept = library in ("argparse", "functools", "types") or library not in {*sys.stdlib_module_names, "torch"}
+    return found if (names and len(found) == len(names)) or not kept else {**getattr(thing, "__dict__", {}), **found}
+
+
+def details(model: nn.Module) -> dict[str, Any]:
+    """What a model computes with that neither its state nor its shapes tell, with the names of its layers.
+
+    These are attributes that hold no tensor, buffers that are not saved, hooks on gradients, and what the user wrote.
+    """
+    found, usual = {}, vars(nn.Module()).keys() | {"_compiled_call_impl"}
+    for name, layer in model.named_modules():
+        if type(layer).__module__.startswith("torch._"):  # around a compiled model, with addresses of code
+            continue
+        held = {key: value for key, value in vars(layer).items() if key not in usual and _still(value)}
+        held |= {key: layer._buffers[key] for key in layer._non_persistent_buffers_set}
+        for key, p in layer._parameters.items():
+            kinds = (getattr(p, kind, None) or {} for kind in ("_backward_hooks", "_post_accumulate_grad_hooks"))
+            hooks = [hook for kind in kinds for hook in kind.values()]
+            held |= {f"hooks of {key}": hooks} if hooks else {}
+        held |= {"class": type(layer)} if written_by_the_user(type(layer)) and layer is not model else {}
+        found |= {f"{name}.{key}".lstrip("."): value for key, value in held.items()}
     return found
+
+
+def _still(value: object) -> bool:
+    """Whether an attribute is no result of a call: None, a tensor, a layer, or some of these together."""
+    parts = list(value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ())
+    return value is not None and not isinstance(value, (Tensor, nn.Module)) and all(map(_still, parts))
+
+
+def written_by_the_user(kind: type) -> bool:
+    """Whether a class is neither Python's own nor of an installed library, whose versions tell the rest."""
+    name = kind.__module__.partition(".")[0]
+    python = name in sys.stdlib_module_names and not (name == "builtins" and kind.__flags__ & 1 << 9)  # made by `exec`
+    return not python and "site-packages" not in (getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
+
+
+def _written(kind: type) -> list[dict[str, Any]]:
+    """The methods and attributes of a class and of its bases, as far as the user wrote them."""
+    ours = [vars(one).items() for one in kind.__mro__ if written_by_the_user(one)]
+    return [{name: v for name, v in one if name == "__call__" or not name.startswith("__")} for one in ours]
 
 
 def without_addresses(text: str) -> str:

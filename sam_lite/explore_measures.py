@@ -3,7 +3,7 @@
 import ipywidgets
 import pandas as pd
 
-from sam_lite import measures, plots, ranking, study
+from sam_lite import measures, plots, ranking, require, study
 from sam_lite.widgets import Choice, Picture, explorer
 
 
@@ -14,6 +14,8 @@ def measure_explorer(table: pd.DataFrame | None = None) -> ipywidgets.VBox:
     """
     axes = list(study.SETTINGS)
     table = measures.load_study() if table is None else table
+    if absent := {"status", "seed", "lr", "gap", "trace", *axes} - set(table):
+        raise require.error("table", "one of `measures.load_study`", f"none of {', '.join(sorted(absent))}")
     settings = (
         table[table["status"] == "stop_loss"]
         .drop(columns=["status", "seed", "lr"])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import ipywidgets
 import numpy as np
 
-from sam_lite import grids, plots
+from sam_lite import grids, plots, require
 from sam_lite.widgets import Choice, Picture, explorer
 
 DONE = {"marker": "o", "ms": 4, "alpha": 0.7}
@@ -19,6 +19,8 @@ def batch_explorer(budget: str = "updates") -> ipywidgets.VBox:
     From the recorded grid, five seeds each (lecture 02). Train repeats the setting with other batches: stars. budget: at
     the start.
     """
+    if budget not in grids.BUDGETS:
+        raise require.error("budget", f"one of {', '.join(grids.BUDGETS)}", budget)
     cells, base = grids.recorded()["batch"], grids.recorded()["reference"]
     live: dict[tuple, dict] = {}
     figure, axes = plots.subplots(1, 3, width=11, height=3.6)

@@ -74,7 +74,7 @@ def measured(params: Params, reference: Params) -> dict[str, np.ndarray]:
 
     A network that diverged has NaN everywhere.
     """
-    d, outputs = data(), stacked.forward(make())
+    d, outputs = data(), stacked.forward(build(make, 0))
     fit, test = (stacked.evaluate(outputs, params, x, y) for x, y in ((d.x_train, d.y_train), (d.x_test, d.y_test)))
     line = landscape.line(lambda p: stacked.evaluate(outputs, p, d.x_train, d.y_train)[0], reference, params, ALPHAS)
     found = {"test_acc": test[1], "train_loss": fit[0], "lambda_max": top(params, 1)[:, 0], "line": line.T}
@@ -84,7 +84,7 @@ def measured(params: Params, reference: Params) -> dict[str, np.ndarray]:
 
 def top(params: Params, k: int) -> torch.Tensor:
     """The k largest eigenvalues of the Hessian of the training loss, (n_models, k); NaN for weights that are not finite."""
-    loss = loss_of(make(), data().x_train, data().y_train)
+    loss = loss_of(build(make, 0), data().x_train, data().y_train)
     finite = torch.stack([p.flatten(1).isfinite().all(1) for p in params.values()]).all(0)
     values = torch.full((len(finite), k), torch.nan)
     if finite.any():
@@ -119,7 +119,7 @@ def rho_cells(rhos: Sequence[float] = RHOS) -> dict[str, np.ndarray]:
         steps=4000,
         stop_loss=ENOUGH,
     )
-    loss, surfaces = loss_of(make(), data().x_train, data().y_train), []
+    loss, surfaces = loss_of(build(make, 0), data().x_train, data().y_train), []
     for i in range(0, len(pairs), len(SEEDS)):
         params = member(run.params, i)
         first, second, _ = landscape.random_directions(params, seed=0)

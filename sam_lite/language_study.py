@@ -53,7 +53,7 @@ def text(seeds: Sequence[int], n: int, part: int) -> tuple[Tensor, Tensor]:
 
 def direction(method: str, rho: float) -> Callable[[Params, Tensor], Params]:
     """(params, lines) -> the direction of descent of each network: name -> (n, *shape) and (n, LINES, LENGTH) in."""
-    model = make()
+    model = build(make, 0)  # whose weights are not used
 
     def one(params: Params, lines: Tensor) -> Params:
         outputs, criterion = _parts(model, lines)
@@ -85,7 +85,7 @@ def learn(
     cost = 1 if method == "AdamW" else 2
     steps = require.whole("gradients", gradients, least=CHECKS * cost) // cost
     decay, rho = (setting, 0.0) if method == "AdamW" else (DECAY, setting)
-    down, look = direction(method, rho), vmap(partial(_looked, make()))
+    down, look = direction(method, rho), vmap(partial(_looked, build(make, 0)))
     lines, test = text(seeds, steps * LINES, 0)[0], text(seeds, N_TEST, 1)
     params = stack([params_of(build(make, seed)) for seed in seeds])
     # AdamW treats each weight by itself, so it treats each network by itself

@@ -56,6 +56,7 @@ def band(
 ) -> None:
     """Mean over seeds with a band of one standard deviation. x: (n,), y: (n_seeds, n).
 
+    A seed that is not finite somewhere, since it diverged, is left out there.
     style: number of colour and line style; if not given, those of the label's role, or the next that the axes have free.
     The band of positive values ends at the smallest, so that a logarithmic axis can show it.
     """
@@ -65,7 +66,10 @@ def band(
     if not np.isfinite(y).any():
         return diverged(ax, label)
     n = _number(ax, label, style)
-    mean, spread = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else np.zeros(y.shape[1])
+    there = np.isfinite(y)
+    counts, y = np.maximum(there.sum(0), 1), np.where(there, y, 0)
+    mean = np.where(there.any(0), y.sum(0) / counts, np.nan)
+    spread = np.sqrt(np.where(there, (y - mean) ** 2, 0).sum(0) / np.maximum(counts - 1, 1))
     line: dict[str, Any] = {
         "color": COLORS[n],
         "linestyle": STYLES[n],
@@ -73,7 +77,7 @@ def band(
         "ms": 5,
     }
     ax.plot(x, mean, label=label, gid=DIRECT, **line)
-    low = np.maximum(mean - spread, y.min(0)) if (y > 0).all() else mean - spread
+    low = np.maximum(mean - spread, y.min(0, where=there, initial=np.inf)) if (y[there] > 0).all() else mean - spread
     ax.fill_between(x, low, mean + spread, color=COLORS[n], alpha=0.15, linewidth=0)
 
 
@@ -110,7 +114,9 @@ def _label_ends(figure: Figure) -> None:
         lines = [line for line in ax.lines if line.get_gid() == DIRECT and not str(line.get_label()).startswith("_")]
         if ax.get_legend() or not lines:
             continue
-        ends = [ax.transData.transform(line.get_xydata()[np.isfinite(line.get_ydata())][-1]) for line in lines]
+        points = [line.get_xydata()[np.isfinite(line.get_xydata()).all(1)] for line in lines]
+        lines = [line for line, there in zip(lines, points, strict=True) if len(there)]  # not one that diverged
+        ends = [ax.transData.transform(there[-1]) for there in points if len(there)]
         gap, last = 15 * figure.dpi / 100, float("-inf")
         for i in sorted(range(len(lines)), key=lambda i: ends[i][1]):
             last = max(float(ends[i][1]), last + gap)

@@ -74,7 +74,12 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
         with torch.no_grad():
             for module, buffers in before.items():
                 for name, buffer, value in buffers:
-                    setattr(module, name, buffer.copy_(value))
+                    setattr(module, name, buffer)
+                    try:
+                        buffer.copy_(value)
+                    except RuntimeError:  # an expanded tensor, which nothing can write into
+                        if not torch.equal(buffer, value):
+                            raise
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """How well a measure ranks networks by their generalization gap: four answers, from one number for all to the worst case.
 
 A table has one row per network: the hyper-parameters that were varied (`axes`), the generalization gap, and the measures.
-Rows in which the measure or the gap is missing take no part. Only ranks matter. A tie, in the measure or in the gap,
-counts as neither right nor wrong. None and NaN as a setting are one value, the last in order.
+Rows in which the measure or the gap is missing, NaN, take no part; inf is the largest value. Only ranks matter. A tie, in
+the measure or in the gap, counts as neither right nor wrong. None and NaN as a setting are one value, the last in order.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,14 +38,17 @@ def granulated(table: pd.DataFrame, measure: str, axis: str, axes: Axes, *, gap:
     Networks that differ by the seed only are not compared. NaN if no two networks can be. Jiang et al. 2020, whose Psi is
     the mean over the axes.
     """
-    *_, differs, score = _slices(_usable(table, measure, gap, axes), measure, axis, axes, gap)
+    axes = _names(table, axes)
+    *_, differs, score = _slices(_usable(table, measure, gap, [axis]), measure, axis, axes, gap)
     counts = differs.sum((1, 2))
     return float((score.sum((1, 2))[counts > 0] / counts[counts > 0]).mean()) if counts.any() else np.nan
 
 
 def psi(table: pd.DataFrame, measure: str, axes: Axes, *, gap: str = "gap") -> float:
-    """Psi of Jiang et al. 2020: the mean over the axes of `granulated`; NaN if one of them is."""
-    return float(np.mean([granulated(table, measure, axis, axes, gap=gap) for axis in axes]))
+    """Psi of Jiang et al. 2020: the mean over the axes of `granulated`; NaN if one of them is, and without axes."""
+    axes = _names(table, axes)
+    along = [granulated(table, measure, axis, axes, gap=gap) for axis in axes]
+    return float(np.mean(along)) if along else np.nan
 
 
 def cmi(
@@ -57,7 +60,7 @@ def cmi(
     in both. K is the smallest I(V; V_gap | U) / H(V_gap | U) over sets S of up to two axes. pairs: the most ordered pairs
     that are used; if there are more, so many are drawn from `seed`.
     """
-    usable = _usable(table, measure, gap, axes)
+    axes, usable = _names(table, axes), _usable(table, measure, gap)
     n, pairs = len(usable), require.whole("pairs", pairs)
     if n < 2:
         return np.nan
@@ -88,7 +91,7 @@ def sign_errors(
     cannot resolve weighs nothing. Environments whose effective number of pairs, (sum w)^2 / sum w^2, is below `enough`
     are left out. `slice` numbers the settings of the other axes, alike in every table that has the same levels of them.
     """
-    rows, usable = [], _usable(table, measure, gap, axes)
+    axes, rows, usable = _names(table, axes), [], _usable(table, measure, gap)
     n_test, enough = require.whole("n_test", n_test), require.number("enough", enough, least=0)
     for axis in axes:
         levels = _levels(usable, axis)[1]
@@ -111,8 +114,9 @@ def bootstrap(table: pd.DataFrame, statistic: Statistic, *, by: Axes, draws: int
 
     by: rows that agree in these columns are drawn together. Give all axes: another seed of a setting is no new setting.
     """
+    by = _names(table, by, "by")
     levels = pd.DataFrame({column: _levels(table, column)[0] for column in by})
-    clusters = list(levels.groupby(list(by), sort=True).indices.values())
+    clusters = list(levels.groupby(by, sort=True).indices.values())
     rng = np.random.default_rng(require.seed(seed))
     picks = rng.integers(0, len(clusters), (require.whole("draws", draws), len(clusters)))
     return np.array([statistic(table.iloc[np.concatenate([clusters[i] for i in pick])]) for pick in picks])
@@ -123,23 +127,37 @@ def jackknife(table: pd.DataFrame, statistic: Statistic, *, by: str = "seed") ->
 
     For a statistic of pairs, which single seeds do not have: `claims.check` takes the values as those of seeds.
     """
-    codes, seeds = _levels(table, by)
+    codes, seeds = _levels(table, *_names(table, [by]))
     if (n := len(seeds)) < 2:
         raise ValueError(f"table must have two values or more of {by!r}, got {seeds}")
     return n * statistic(table) - (n - 1) * np.array([statistic(table[codes != i]) for i in range(n)])
 
 
+def _names(table: pd.DataFrame, axes: Iterable[str], name: str = "axes") -> list[str]:
+    """The axes as a list, from any iterable; ValueError for one name alone, and for columns that are not there."""
+    names = None if isinstance(axes, str) or not isinstance(axes, Iterable) else list(axes)
+    if names is None or (name == "by" and not names):
+        raise require.error(name, "names in a row, such as ['lr', 'width']", axes)
+    for column in names:
+        if column not in table:
+            raise ValueError(f"table must have a column {column!r}, got {', '.join(map(str, table))}")
+    return names
+
+
 def _usable(table: pd.DataFrame, measure: str, gap: str, axes: Axes = ()) -> pd.DataFrame:
-    """The rows with a finite measure and gap; ValueError for columns that are not there or hold no numbers."""
-    if isinstance(axes, str):
-        raise require.error("axes", "names in a row, such as ['lr', 'width']", axes)
-    for column in {gap, *axes, measure} - set(table):
-        raise ValueError(f"table must have a column {column!r}, got {', '.join(map(str, table))}")
+    """The rows that have measure and gap; ValueError for columns that are not there or hold no numbers."""
+    _names(table, [gap, measure, *axes])
     try:
         numbers = {name: pd.to_numeric(table[name]).astype(float) for name in (measure, gap)}
     except (ValueError, TypeError) as error:
         raise ValueError(f"columns {measure!r} and {gap!r} must hold numbers: {error}") from error
-    return table.assign(**numbers)[np.isfinite(numbers[measure]) & np.isfinite(numbers[gap])]
+    there = numbers[measure].notna() & numbers[gap].notna()
+    for name in (measure, gap):  # inf - inf is no number, so other numbers in the same order stand for these
+        values = numbers[name]
+        if np.isinf(values).any():
+            end = 1 + 2 * values[np.isfinite(values)].abs().max() if name == gap else 0
+            numbers[name] = values.clip(-end, end) if name == gap else values.rank(method="dense")
+    return table.assign(**numbers)[there]
 
 
 def _levels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list]:

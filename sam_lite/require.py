@@ -28,12 +28,15 @@ def number(
     plain = _plain(value)
     if isinstance(plain, Tensor) and plain.ndim == 0:
         return plain
-    good = isinstance(plain, Real) and not isinstance(plain, bool) and math.isfinite(plain)
+    try:
+        good = isinstance(plain, Real) and not isinstance(plain, bool) and math.isfinite(plain)
+    except OverflowError:  # such as 10**400
+        good = False
     if not (good and least <= plain <= most and above < plain < below):
         signs = ((">=", least), (">", above), ("<=", most), ("<", below))
         limits = " and ".join(f"{sign} {limit:g}" for sign, limit in signs if math.isfinite(limit))
         raise error(name, f"a finite number {limits}".strip(), value, remedy)
-    return plain
+    return plain if isinstance(plain, (int, float)) else float(plain)  # of a fraction
 
 
 def whole(name: str, value: object, *, least: int = 1, most: float = math.inf, remedy: str = "") -> int:

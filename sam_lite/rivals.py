@@ -73,7 +73,7 @@ def descend(
     if x.shape[:2] != y.shape[:2] or len(x) != n_models:
         found = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise require.error("x and y", f"({n_models}, n, *features) and ({n_models}, n), data for each model", found)
-    dice, rows = torch.Generator().manual_seed(require.seed(seed)), torch.arange(n_models)[:, None]
+    dice, rows = torch.Generator().manual_seed(require.seed(seed)), torch.arange(n_models, device="cpu")[:, None]
     fast, slow, calls = params, params, 0
 
     def counted(params: Params, x: Tensor, y: Tensor) -> Params:
@@ -82,7 +82,7 @@ def descend(
         return gradient(params, x, y)
 
     for step in range(1, steps + 1):
-        index = torch.randint(x.shape[1], (n_models, size), generator=dice).to(x.device)
+        index = torch.randint(x.shape[1], (n_models, size), generator=dice, device="cpu").to(x.device)
         down = direction(counted, fast, x[rows, index], y[rows, index], step)
         fast = add(fast, down, -lr * (schedule((step - 1) / steps) if schedule else 1.0))
         fast, slow = after(fast, slow, step)
@@ -114,11 +114,16 @@ def sam(rho: float, ascent: Ascent = ascent, mix: float = 1.0) -> Direction:
 
 
 def noise(rho: float, seed: int = 0) -> Direction:
-    """g(w + e), with e of length rho in a random direction: one gradient a step."""
-    rho, dice = require.number("rho", rho, least=0), torch.Generator().manual_seed(require.seed(seed))
+    """g(w + e), with e of length rho in a random direction, drawn anew from `seed` in each descent: one gradient a step."""
+    rho, seed, dice = require.number("rho", rho, least=0), require.seed(seed), torch.Generator()
+    last, caller = math.inf, None
 
     def direction(gradient: Gradient, params: Params, x: Tensor, y: Tensor, step: int) -> Params:
-        drawn = {name: torch.randn(p.shape, generator=dice).to(p) for name, p in params.items()}
+        nonlocal last, caller
+        if step < last or (step == last and gradient is not caller):  # another descent has begun
+            dice.manual_seed(seed)
+        last, caller = step, gradient
+        drawn = {name: torch.randn(p.shape, generator=dice, device="cpu").to(p) for name, p in params.items()}
         e = vmap(lambda g: ascent(g, g, rho))(drawn)  # scaled to length rho
         return gradient(add(params, e), x, y)
 

@@ -35,7 +35,7 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
         rho: radius of the climb, in the norm of `ascent`; 0 gives the plain gradient.
         ascent: the climb, such as `p_ascent(1)`.
 
-    Returns SAM's gradient, like `params`, and the loss at w, a scalar. ValueError: rho < 0, sparse or half precision.
+    Returns SAM's gradient, like `params`, and the loss at w, a scalar. ValueError: rho < 0, sparse, half precision, complex.
     An ensemble with a radius each: `vmap(lambda p, rho: sam_gradient(loss, p, rho))(params, rhos)`.
 
     >>> import torch
@@ -45,6 +45,9 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
     (tensor([3.3000, 4.4000]), tensor(12.5000))
     """
     rho = require.number("rho", rho, least=0)
+    for name, p in params.items():
+        if p.is_complex():
+            raise require.error(f"params[{name!r}]", "real", p.dtype, "take torch.view_as_real(p) for the parameter")
     pure.check_precision(params)
     states = pure.random_states(params.values())
     grads, value = grad_and_value(loss)(params)
@@ -98,9 +101,10 @@ class SAM(Optimizer):
     (12.5, tensor([-0.3000, -0.4000]), 2)
 
     `steps`, `sam_steps` (those that climbed) and `gradients` (passes) count what `step` did. All settings may be changed
-    during training. Parameter groups and state are the base's own, so schedulers and checkpoints work. Weight decay stays
-    with the base: it acts at w and is part of neither loss (the authors' code has it in both). If the base maximizes,
-    the worst point is the lowest. SAM never waits for a GPU: NaN and inf reach the base as they would without SAM.
+    during training, and hold for all parameter groups. Groups and state are the base's own, so schedulers and checkpoints
+    work. Weight decay stays with the base: it acts at w and is part of neither loss (the authors' code has it in both).
+    If the base maximizes, the worst point is the lowest. SAM never waits for a GPU: NaN and inf reach the base as they
+    would without SAM.
 
     `optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's
     step. closure() calls zero_grad, forward and backward, and returns the loss. Both passes draw the same random numbers,
@@ -137,6 +141,7 @@ class SAM(Optimizer):
         self._draws = torch.Generator().manual_seed(require.whole("seed", seed, least=0, most=2**63 - 1))
         self.steps, self.sam_steps, self._saved = 0, 0, ([], [])
         self.__setstate__({"defaults": base_optimizer.defaults})  # all that an Optimizer has but groups and state
+        self._check_groups(self.param_groups)
         _check_tensors([p for group in self.param_groups for p in group["params"]])
 
     state = property(lambda self: self.base_optimizer.state)
@@ -147,6 +152,18 @@ class SAM(Optimizer):
         if sys._getframe(1).f_code.co_name == "_unscale_grads_":  # the base, stepped after it, would be unscaled twice
             raise TypeError("GradScaler must be given the base optimizer: scaler.unscale_(optimizer.base_optimizer)")
         return self.base_optimizer.param_groups
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As in any optimizer, with the defaults of the base."""
+        self._check_groups([param_group])
+        super().add_param_group(param_group)
+
+    def _check_groups(self, groups: Sequence[dict]) -> None:
+        for group in groups:
+            for name in ("rho", "adaptive"):
+                if name in group and name not in self.base_optimizer.defaults:
+                    remedy = "set it for all, as in SAM(base, rho, ascent=adaptive_ascent), or scale e by name in an `ascent`"
+                    raise require.error(f"{name!r} of a parameter group", "left out", group[name], remedy)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "rho":
@@ -170,9 +187,12 @@ class SAM(Optimizer):
         """One step; returns the loss of the first pass, that is at w. ascent_closure: a first pass on other data."""
         if not callable(closure):
             raise TypeError(f"call optimizer.step(closure), as for LBFGS: SAM needs the loss twice; got {closure!r}")
+        self._check_groups(self.base_optimizer.param_groups)
         climbs = isinstance(self.rho, Tensor) or self.rho > 0
         climbs = climbs and self.steps >= self.start and (self.steps - self.start + 1) % self.every == 0
-        climbs = climbs and (self.probability == 1 or torch.rand((), generator=self._draws).item() < self.probability)
+        climbs = climbs and (
+            self.probability == 1 or torch.rand((), generator=self._draws, device="cpu").item() < self.probability
+        )
         states = pure.random_states(p for group in self.param_groups for p in group["params"]) if climbs else {}
         with torch.enable_grad():
             loss = ((climbs and ascent_closure) or closure)()
@@ -206,6 +226,7 @@ class SAM(Optimizer):
         if self._saved[0]:
             raise RuntimeError("ascend() was called at perturbed weights; call restore() first")
         groups = self.base_optimizer.param_groups
+        self._check_groups(groups)
         params = [p for group in groups for p in group["params"]]
         up = {p for group in groups if group.get("maximize") for p in group["params"]}
         names = [name for group in groups for name in group.get("param_names", ())]
@@ -230,14 +251,26 @@ class SAM(Optimizer):
 
     def state_dict(self) -> dict:
         """The base optimizer's, with SAM's own counts and random state under "sam"."""
-        return self.base_optimizer.state_dict() | {"sam": (self.steps, self.sam_steps, self._draws.get_state())}
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        found = self.base_optimizer.state_dict() | {"sam": (self.steps, self.sam_steps, self._draws.get_state())}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, found)
+            found = found if changed is None else changed
+        return found
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Also takes the state of a base optimizer without SAM, to go on with SAM from there."""
+        state_dict = dict(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        steps, sam_steps, state = state_dict.get("sam") or (self.steps, self.sam_steps, self._draws.get_state())
+        draws = torch.Generator().set_state(state.cpu())  # torch.load may have sent it to a GPU
         self.base_optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})
-        if "sam" in state_dict:
-            self.steps, self.sam_steps, draws = state_dict["sam"]
-            self._draws.set_state(draws)
+        self.steps, self.sam_steps, self._draws = steps, sam_steps, draws
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
 
 def _check_tensors(weights: Sequence[Tensor]) -> None:

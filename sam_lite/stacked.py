@@ -112,6 +112,7 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Loss of all points together and accuracy of every model, (n_models,) each; x (n, *features), y (n,) labels.
 
+    Accuracy is NaN where it has no meaning: with one output a point, or without one label a point.
     The models see blocks of points, but the criterion sees all outputs at once, so it need not be a mean over points.
     """
     first, found = next(iter(params.values())), []
@@ -124,7 +125,8 @@ def evaluate(
         n = min(together, len(first) - i)
         out = torch.cat([outputs(some, xs.expand(n, *xs.shape)) for xs in x.split(BLOCK)], dim=1)
         loss = vmap(criterion, in_dims=(0, None))(out, y)
-        found.append((loss, (out.argmax(2) == y).sum(1) / len(x)))
+        known = out.ndim == 3 and n_out > 1 and y.ndim == 1
+        found.append((loss, (out.argmax(2) == y).sum(1) / len(x) if known else torch.full_like(loss, torch.nan)))
     return tuple(map(torch.cat, zip(*found, strict=True)))
 
 

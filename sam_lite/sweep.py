@@ -9,12 +9,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sam_lite import callbacks, cluster, require, tables
+
+EXACT = 2**53  # up to which floats stand for every integer
 
 
 def grid(**axes: Iterable[tables.Setting]) -> list[tables.Job]:
@@ -43,7 +46,7 @@ def run(
 
     Args:
         work: a function that returns the same table for the same job. A column may have the name of a setting only if it
-            holds that setting; a named index becomes columns.
+            holds that setting, and one or more must have another; a named index becomes columns.
         jobs: keyword arguments of `work`, such as `grid(...)`.
         folder: for a file per job and a note of the grid and `version` that they belong to; it is made if need be. One
             process at a time works there.
@@ -136,21 +139,46 @@ def _table(found: object, job: tables.Job) -> pd.DataFrame:
     if not isinstance(found, pd.DataFrame) or not len(found):
         rule, remedy = "a function that returns a table, a pandas DataFrame with a row or more", "has it a `return`?"
         raise require.error("work", rule, found, remedy)
-    table = found.reset_index() if any(name is not None for name in found.index.names) else found.copy()
+    named = any(name is not None for name in found.index.names)
+    if not (named or pd.api.types.is_integer_dtype(found.index)):
+        remedy = "name it, as in table.rename_axis('name'), or leave it out by table.reset_index(drop=True)"
+        raise require.error("the index of work's table", "numbers of rows, or named", list(found.index[:3]), remedy)
+    table = found.reset_index() if named else found.copy()
     table.attrs = {}  # of its maker's, which no file could keep
     for name, value in job.items():
         if name in table and not all(x == value or (x != x and value != value) for x in table[name]):
             what = f"work returned a column {name!r} that differs from the job's {name}={value!r}; give it another name"
             raise ValueError(what)
-    return table.drop(columns=[name for name in job if name in table])
+    table = table.drop(columns=[name for name in job if name in table])
+    if not len(table.columns):
+        raise require.error("work", "a function that returns more than the settings", list(job), "add what it found")
+    for name in table.columns[table.dtypes.eq(object)]:  # a file would have floats for large integers beside None
+        there = [x for x in table[name] if not (x is None or x is pd.NA or x != x)]
+        if all(isinstance(x, Integral) and not isinstance(x, bool) for x in there) and _large(there):
+            table[name] = table[name].astype("Int64")
+    return table
+
+
+def _large(values: Iterable) -> bool:
+    """Whether some are integers that floats cannot stand for."""
+    return any(isinstance(x, Integral) and EXACT < abs(int(x)) < 2**63 for x in values)
 
 
 def _joined(parts: list[pd.DataFrame], jobs: list[tables.Job]) -> pd.DataFrame:
+    for name in dict.fromkeys(
+        column for part in parts for column in part
+    ):  # as floats, large integers would be rounded
+        whole = [part for part in parts if name in part and part[name].dtype.kind in "iu"]
+        if len({str(part.dtypes.get(name)) for part in parts}) > 1 and any(
+            _large(part[name].dropna()) for part in whole
+        ):
+            for part in whole:
+                part[name] = part[name].astype(object)
     joined = pd.concat(parts, ignore_index=True)
     for name in dict.fromkeys(name for job in jobs for name in job):
         pairs = zip(parts, jobs, strict=True)
         values = [job.get(name, float("nan")) for part, job in pairs for _ in range(len(part))]
         kinds = {type(value) for value in values}
-        plain = kinds <= {int, float} or kinds in ({bool}, {str})
+        plain = kinds in ({int}, {float}, {bool}, {str}) or (kinds == {int, float} and not _large(values))
         joined[name] = pd.Series(values, dtype=None if plain else object)
     return joined

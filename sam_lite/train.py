@@ -64,7 +64,7 @@ def train(
         criterion: criterion(outputs, y), the loss to minimize.
         check_every: steps between two checks; default: an epoch, at least 25.
         record_every: steps between two rows of `records`; default: one row, at the end. A row holds loss and accuracy on
-            all training and all test data, in evaluation mode, and how many gradients there were so far.
+            all training and all test data, in evaluation mode, and how many gradients there were so far; see `evaluate`.
         record: record(step, model), a dict of numbers and words for the same row, made in evaluation mode.
         progress: such as tqdm; counts steps.
         autocast: compute in bfloat16, with the float32 weights.
@@ -89,24 +89,25 @@ def train(
     plan = plan_of(n, batch_size, steps, check_every, record_every, stop_loss)
     _check(model, data, optimizer, criterion)
     batch, rows, status = _Batch(model, optimizer, criterion, autocast), [], ""
-    path = checkpoint and Path(checkpoint).expanduser()
+    path = None if checkpoint is None else Path(checkpoint).expanduser()
     fixed: dict[str, Any] = {"batch_size": plan.batch_size, "seed": require.seed(seed), "autocast": bool(autocast)}
     fixed |= {"criterion": criterion, "schedule": schedule, "record_every": record_every}
     settings = settings_of(model, data, optimizer, **fixed) if path else {}
-    if path and not path.parent.is_dir():
-        raise require.error("checkpoint", "a file in a folder that is there", str(path), "make that folder first")
+    if path and not (path.name and path.parent.is_dir()):
+        remedy = "make that folder first" if path.name else "None writes no file"
+        raise require.error("checkpoint", "a file in a folder that is there", str(checkpoint), remedy)
     parts = {"model": model, "optimizer": optimizer}
 
     def ended(now: dict) -> str:
         """The status at a look; the end has a row."""
         found = plan.status(now["train_loss"], now["step"])
         if found and not (rows and rows[-1]["step"] == now["step"]):
-            rows.append(now | _recorded(record, now["step"], model))
+            rows.append(now | aside(_recorded, record, now["step"], model))
         return found
 
     with (
         callbacks.bar(progress, total=plan.steps) as tell,
-        _seeded(data.x_train.device, seed) as generators,
+        _seeded(data.x_train.device, seed) as (generators, aside),
         _mode(model, True),
         _scheduled(optimizer, schedule) as set_rate,
         callbacks.kept(lambda: Training(_records(rows, plan.batch_size, n), "error") if rows else None),
@@ -124,9 +125,9 @@ def train(
                 recorded, checked = plan.recorded(batch.step), plan.checked(batch.step)
                 if not (recorded or checked):
                     continue
-                now = batch.counts() | _measures(model, data, criterion)
+                now = batch.counts() | aside(_measures, model, data, criterion)
                 if recorded:
-                    rows.append(now | _recorded(record, batch.step, model))
+                    rows.append(now | aside(_recorded, record, batch.step, model))
                 if checked and path:
                     save(path, settings, parts, generators, [*rows, now])
                 if status := ended(now):
@@ -176,7 +177,8 @@ def evaluate(
     """The loss of all points together, and accuracy, in evaluation mode; the model's mode is put back.
 
     The model sees `chunk` points at a time, the criterion all outputs at once: with class weights or a sum, too, its
-    value is the right one. Raises ValueError for a model that does not return one tensor of outputs (n, n_out).
+    value is the right one. Accuracy is NaN where it has no meaning: with one output a point, or without one label a point.
+    Raises ValueError for a model that does not return one tensor of outputs (n, n_out).
     """
     if not len(x):
         raise ValueError("x must hold one point or more, got none")
@@ -184,7 +186,9 @@ def evaluate(
         outputs = torch.cat([_outputs(model, xs) for xs in x.split(require.whole("chunk", chunk))])
         if len(outputs) != len(y):
             raise ValueError(f"y must hold a label for each of {len(outputs)} outputs, got {len(y)}")
-        return float(criterion(outputs, y)), int((outputs.argmax(dim=-1) == y).sum()) / len(y)
+        known = outputs.ndim == 2 and outputs.shape[1] > 1 and y.ndim == 1
+        right = int((outputs.argmax(dim=-1) == y).sum()) / len(y) if known else math.nan
+        return float(criterion(outputs, y)), right
 
 
 def _outputs(model: nn.Module, x: Tensor) -> Tensor:
@@ -231,14 +235,19 @@ def _scheduled(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float
 
 
 @contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[list[torch.Generator]]:
-    """The generators that dropout draws from, seeded for a while."""
+def _seeded(device: torch.device, seed: int) -> Iterator[tuple[list[torch.Generator], Callable]]:
+    """The generators that dropout draws from, seeded for a while, and a way to call what must not move them."""
     gpus = [device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in gpus)]
         for generator in generators:
             generator.manual_seed(require.seed(seed))
-        yield generators
+
+        def aside(look: Callable, *args: Any) -> Any:
+            with torch.random.fork_rng(devices=gpus):
+                return look(*args)
+
+        yield generators, aside
 
 
 @contextmanager

@@ -143,3 +143,30 @@ def test_unknown_words_and_unlike_nets_are_refused():
         loss_between(net, net, *data(), "recompute")
     with pytest.raises(ValueError, match="end must have the parameters and buffers of start"):
         loss_between(net, nn.Sequential(nn.Linear(5, 2)), *data(), "keep")
+
+
+def test_statistics_of_other_layers_are_not_recomputed_but_refused():
+    """`update_bn` passes over them, too."""
+    norm = lambda n: nn.InstanceNorm1d(n, track_running_stats=True)  # noqa: E731
+    start, end = (nn.Sequential(nn.Unflatten(1, (1, 5)), norm(1), nn.Flatten(), nn.Linear(5, 2)).double() for _ in "12")
+    end(data()[0])
+    for nets in ((start, end), (start, start)):
+        with pytest.raises(
+            ValueError, match=r"statistics must be of batch norm to be recomputed, got .*1.running_mean"
+        ):
+            values(*nets, data()[0])
+    expected = torch.stack([own_loss(net, *data(1)) for net in (start, end)])
+    torch.testing.assert_close(values(start, end, "interpolate", [0, 1]), expected, rtol=1e-15, atol=0)
+
+    class Centred(nn.Module):
+        def __init__(self, mean):
+            super().__init__()
+            self.register_buffer("mean", torch.full((5,), mean, dtype=torch.float64))
+
+        def forward(self, x):
+            return x - self.mean
+
+    nets = [nn.Sequential(Centred(mean), nn.BatchNorm1d(5), nn.Linear(5, 2)).double() for mean in (0.0, 1.0)]
+    with pytest.raises(ValueError, match="got .*0.mean.*; use 'keep' or 'interpolate'"):
+        values(*nets, data()[0])
+    assert values(nets[0], nets[0], data()[0]).isfinite().all()

@@ -254,3 +254,9 @@ def test_sets_of_seeds_are_disjoint(monkeypatch):
 def test_bad_input_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_slide_0_is_a_slide():
+    shown = claims.check("a", [1.0, 1.1], above=0, slide=0), claims.check_exact("b", 1.0, 1.0, slide=0)
+    assert [claim.slide for claim in shown] == ["0", "0"]
+    assert claims.check("a", [1.0, 1.1], above=0).slide == ""

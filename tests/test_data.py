@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage, stats
 
 from sam_lite import data, images
-from sam_lite.data import Data, batches, best_device, digits, fashion_mnist, load, mnist1d
+from sam_lite.data import Data, batches, best_device, digits, fashion_mnist, load, mnist, mnist1d, wrong_labels
 
 # --- MNIST-1D
 
@@ -119,7 +119,7 @@ def test_that_comparison_sees_a_wrong_generator(ours, monkeypatch, wrong):
 
 def test_without_noise_every_signal_is_a_moved_stretched_sheared_template(monkeypatch):
     """x = size * (template, dilated and moved) + shear * ramp: find the four numbers of each signal again."""
-    monkeypatch.setattr(torch, "randn", lambda *shape, generator: torch.zeros(shape))
+    monkeypatch.setattr(torch, "randn", lambda *shape, generator, dtype: torch.zeros(shape))
     digit, n, grid = 3, 4000, np.linspace(0, 1, 72)
     x = data._signals(torch.full((n,), digit), torch.Generator().manual_seed(0)).double().numpy()
     shape = np.array([5, 6, 6.5, 6.5, 6, 5, 5, 6, 6.5, 6.5, 6, 5])
@@ -451,3 +451,33 @@ def test_best_device(monkeypatch):
     with pytest.raises(ValueError, match="device must be one of cpu on this machine, got 'cpu:first'"):
         best_device("cpu:first")
     assert best_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_0_is_no_name_of_a_device():
+    for name in (0, "", False):
+        with pytest.raises(ValueError, match=f"device must be one of .*cpu.* on this machine, got {name!r}"):
+            best_device(name)
+
+
+@pytest.fixture
+def other_defaults():
+    """As somebody else may have set them for all of torch."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+def test_neither_the_default_device_nor_type_changes_what_is_drawn(request, folder):
+    def drawn():
+        parts = [*mnist1d(40, 20, seed=1), *digits(30, 20, seed=1), *mnist(5, 2, folder=folder, seed=1)]
+        parts += list(batches(20, 5, torch.Generator().manual_seed(1)))
+        return [*parts, wrong_labels(parts[1], 0.5, seed=1)]
+
+    expected = drawn()
+    request.getfixturevalue("other_defaults")
+    found = drawn()
+    assert all(a.device.type == "cpu" and a.dtype == b.dtype for a, b in zip(found, expected, strict=True))
+    torch.set_default_device(None)
+    assert all(map(torch.equal, found, expected))

@@ -204,3 +204,10 @@ def test_a_sample_of_the_record_is_what_training_gives(method):
     assert again["gradients"].tolist() == [there["gradients"]]
     assert again["excess"].item() == pytest.approx(there["excess"], rel=0.03)
     assert again["through_logits"].item() == pytest.approx(there["through_logits"], abs=0.1)
+
+
+def test_a_direction_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    language_study.direction("AdamW", 0.0)
+    language_study.learn([0], "AdamW", 0.01, 0.0, gradients=8, stop=0.1)
+    assert torch.equal(before, torch.get_rng_state())

@@ -255,3 +255,30 @@ def test_a_logarithmic_axis_has_numbers_only_where_it_is_told_or_at_powers_of_te
     figure.draw_without_rendering()
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.02", "0.5"]
     assert {t.get_text() for t in ax.get_xticklabels(minor=True)} <= {""}
+
+
+def test_a_seed_that_diverged_is_left_out_and_the_others_are_drawn(shown):
+    figure, ax = plots.subplots()
+    y = np.random.default_rng(0).normal(size=(4, 3))
+    holed = np.vstack([y, np.full((1, 3), np.nan), [[np.nan, np.inf, 7.0]]])
+    plots.band(ax, [1, 2, 3], holed, label="SAM")
+    np.testing.assert_allclose(ax.lines[0].get_ydata()[:2], y.mean(0)[:2])
+    assert ax.lines[0].get_ydata()[2] == pytest.approx((y[:, 2].sum() + 7) / 5)
+    edges = ax.collections[0].get_paths()[0].vertices
+    assert edges[edges[:, 0] == 1, 1].max() == pytest.approx(y[:, 0].mean() + y[:, 0].std(ddof=1))
+    plots.show(figure, caption="One diverged.", alt="a band")
+    assert [text.get_text() for text in ax.texts] == ["SAM"]
+
+
+def test_a_line_without_a_number_has_no_name_at_its_end(shown):
+    figure, ax = plots.subplots()
+    plots.path(ax, np.full((3, 2), np.nan), label="lost")
+    plots.path(ax, [[0, 1], [2, 3]], label="there")
+    plots.show(figure, caption="One is lost.", alt="a path")
+    assert [text.get_text() for text in ax.texts] == ["there"]
+
+
+def test_a_point_where_all_diverged_is_a_gap_in_the_band():
+    _, ax = plots.subplots()
+    plots.band(ax, [1, 2, 3], [[1.0, np.nan, 3.0], [3.0, np.inf, 5.0]], label="two")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2.0, np.nan, 4.0])

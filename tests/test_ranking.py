@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -217,9 +218,9 @@ def test_jackknife_of_a_mean_are_the_seeds_means_and_of_tau_it_has_the_right_spr
         ranking.jackknife(table[table["seed"] == 0], len)
 
 
-def test_what_is_not_finite_takes_no_part():
+def test_what_is_missing_takes_no_part():
     table = grid(seeds=5)
-    table["holes"] = table["m"].where(table.index % 7 > 0, np.nan).where(table.index % 11 > 0, np.inf)
+    table["holes"] = table["m"].where(table.index % 7 > 0, np.nan)
     kept = table[np.isfinite(table["holes"])]
     assert len(kept) < len(table)
     assert ranking.tau(table, "holes") == pytest.approx(tau_by_hand(kept["m"].tolist(), kept["gap"].tolist()))
@@ -308,3 +309,50 @@ def test_psi_is_the_mean_over_the_axes():
     along = [ranking.granulated(table, "m", axis, AXES) for axis in AXES]
     assert ranking.psi(table, "m", AXES) == pytest.approx(sum(along) / 3)
     assert math.isnan(ranking.psi(table.assign(depth=1), "m", AXES))
+
+
+def test_infinite_values_are_the_largest_and_the_smallest():
+    table = grid(seeds=3)
+    order = table["m"].rank(method="first")
+    ends = {"lowest": order <= 9, "highest": order > len(table) - 9}
+    tied = table.assign(m=table["m"].mask(ends["lowest"], -1e3).mask(ends["highest"], 1e3))
+    table["m"] = table["m"].mask(ends["lowest"], -np.inf).mask(ends["highest"], np.inf)
+    assert ranking.tau(table, "m") == pytest.approx(tau_by_hand(tied["m"].tolist(), tied["gap"].tolist()))
+    for statistic in (ranking.psi, ranking.cmi):
+        assert statistic(table, "m", AXES) == statistic(tied, "m", AXES)
+    wide = table.assign(gap=table["gap"].mask(ends["highest"], np.inf))
+    near = tied.assign(gap=tied["gap"].mask(ends["highest"], 1e3))
+    found, expected = (ranking.sign_errors(t, "m", AXES, n_test=10_000, enough=3) for t in (wide, near))
+    pd.testing.assert_frame_equal(found, expected)
+    assert len(found) and ranking.psi(wide, "m", AXES) == ranking.psi(near, "m", AXES)
+    assert ranking.tau(table.assign(gap=np.inf), "m") == 0 == ranking.tau(table.assign(m=np.inf), "m")
+
+
+def test_axes_may_come_one_by_one():
+    table = grid(seeds=2)
+    one_by_one = lambda: (axis for axis in AXES)  # noqa: E731
+    for statistic in (ranking.psi, ranking.cmi, partial(ranking.granulated, axis="lr")):
+        assert statistic(table, "m", axes=one_by_one()) == statistic(table, "m", axes=AXES)
+    errors = [ranking.sign_errors(table, "m", axes, n_test=10_000, enough=1) for axes in (AXES, one_by_one())]
+    pd.testing.assert_frame_equal(*errors)
+    mean = lambda t: t["gap"].mean()  # noqa: E731
+    draws = [ranking.bootstrap(table, mean, by=axes, draws=5) for axes in (AXES, one_by_one())]
+    np.testing.assert_array_equal(*draws)
+
+
+def test_columns_that_are_not_there_are_named_by_every_function():
+    absent = "table must have a column 'layers', got lr, width, depth, seed, gap, m"
+    for call in (
+        lambda: ranking.granulated(grid(), "m", "layers", AXES),
+        lambda: ranking.granulated(grid(), "m", "lr", ["layers"]),
+        lambda: ranking.bootstrap(grid(), len, by=["layers"]),
+        lambda: ranking.jackknife(grid(), len, by="layers"),
+        lambda: ranking.psi(grid(), "m", ["layers"]),
+    ):
+        with pytest.raises(ValueError, match=absent):
+            call()
+    with pytest.raises(ValueError, match=r"by must be names in a row, such as .*, got 'lr'"):
+        ranking.bootstrap(grid(), len, by="lr")
+    with pytest.raises(ValueError, match=r"by must be names in a row, such as .*, got \[\]"):
+        ranking.bootstrap(grid(), len, by=[])
+    assert math.isnan(ranking.psi(grid(), "m", []))

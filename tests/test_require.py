@@ -1,5 +1,7 @@
 """The checks at the door: what is a number, what is whole, and what the error says."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -58,3 +60,12 @@ def test_seeds_are_what_every_generator_takes():
 def test_the_largest_whole_number_is_named():
     with pytest.raises(ValueError, match="batch_size must be an integer from 1 to 60, got 61; use fewer"):
         require.whole("batch_size", 61, most=60, remedy="use fewer")
+
+
+def test_fractions_are_floats_and_what_is_too_large_for_them_is_refused():
+    half = require.number("rho", Fraction(1, 2), least=0)
+    assert half == 0.5 and type(half) is float and torch.ones(1).mul(half).item() == 0.5
+    for value in (10**400, -(10**400), Fraction(10**400)):
+        with pytest.raises(ValueError, match="lr must be a finite number, got "):
+            require.number("lr", value)
+    assert require.number("lr", 10**300) == 10**300

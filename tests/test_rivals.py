@@ -224,3 +224,36 @@ def test_data_that_do_not_go_with_the_networks_are_named(setting):
         rivals.descend(gradient, start, x[:2], y[:2], **settings)
     with pytest.raises(ValueError, match="lr must be a finite number > 0"):
         rivals.descend(gradient, start, x, y, **settings | {"lr": 0.0})
+
+
+@pytest.mark.parametrize("when", [lambda step: True, lambda step: step > 1, lambda step: step % 2 == 0])
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_a_direction_that_draws_gives_the_same_descent_each_time(setting, steps, when):
+    gradient, start, x, y = setting
+    settings = {"lr": 0.3, "batch_size": 5, "steps": steps}
+    direction = rivals.sometimes(rivals.noise(1.0, seed=3), when)
+    found = [rivals.descend(gradient, start, x, y, direction=direction, **settings).params for _ in "123"]
+    fresh = rivals.sometimes(rivals.noise(1.0, seed=3), when)
+    same(found[0], rivals.descend(gradient, start, x, y, direction=fresh, **settings).params, atol=0)
+    same(found[0], found[1], atol=0)
+    same(found[0], found[2], atol=0)
+
+
+def test_noise_is_drawn_anew_in_every_call_of_a_descent(setting):
+    """Also where it is called twice in a step, and where each step has a gradient function of its own."""
+    _, start, x, y = setting
+    noise, dice = rivals.noise(0.7, seed=2), torch.Generator().manual_seed(2)
+    for step in (1, 2, 3):
+        here = lambda p, x, y, step=step: p  # noqa: E731
+        for _ in range(2 if step == 2 else 1):
+            e = add(noise(here, start, x, y, step), start, -1)
+            drawn = {name: torch.randn(p.shape, generator=dice).to(p) for name, p in start.items()}
+            for i in range(3):
+                one = member(drawn, i)
+                same(member(e, i), {name: 0.7 / norm(one) * v for name, v in one.items()})
+
+
+def test_the_field_and_a_direction_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    contest.field([3])
+    assert torch.equal(before, torch.get_rng_state())

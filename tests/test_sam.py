@@ -1132,3 +1132,122 @@ def test_the_derivative_of_the_ascent_is_the_one_of_the_formula(size):
     g = hessian @ w
     across = torch.eye(5, dtype=torch.float64) - torch.outer(g, g) / (g @ g)
     torch.testing.assert_close(found, 0.3 / g.norm() * across @ hessian)
+
+
+@pytest.mark.parametrize("name", ["rho", "adaptive"])
+def test_a_radius_of_one_group_is_refused_at_every_door(name):
+    """Other SAMs read it from there, and it would change nothing here."""
+    a, b = (nn.Parameter(torch.ones(2)) for _ in "ab")
+    match = f"'{name}' of a parameter group must be left out, got 0.0; set it for all, as in SAM"
+    with pytest.raises(ValueError, match=match):
+        SAM(SGD([{"params": [a], name: 0.0}, {"params": [b]}], lr=0.1), 0.5)
+    for rho in (0.5, 0.0):
+        optimizer = SAM(SGD([a], lr=0.1), rho)
+        with pytest.raises(ValueError, match=match):
+            optimizer.add_param_group({"params": [b], name: 0.0})
+        assert len(optimizer.param_groups) == 1
+        optimizer.param_groups[0][name] = 0.0
+        before = a.detach().clone()
+        with pytest.raises(ValueError, match=match):
+            optimizer.step(lambda: pytest.fail("nothing is computed"))
+        a.grad = torch.ones(2)
+        with pytest.raises(ValueError, match=match):
+            optimizer.ascend()
+        assert torch.equal(a, before)
+
+
+def test_a_base_may_have_a_rho_of_its_own():
+    w = nn.Parameter(torch.ones(2))
+    optimizer = SAM(torch.optim.Adadelta([{"params": [w], "rho": 0.8}], lr=0.1), 0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (w**2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert optimizer.sam_steps == 1 and not torch.equal(w, torch.ones(2))
+
+
+class Elsewhere:
+    """The random state of SAM after torch.load(..., map_location="cuda"): on another device until it is asked for."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def cpu(self):
+        return self.state
+
+
+def test_a_state_that_was_loaded_onto_a_device_draws_the_same():
+    model, optimizer, _ = make(BASES["momentum"], probability=0.5)
+    run(model, optimizer, 4)
+    saved, weights_then = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(model.state_dict())
+    saved["sam"] = (*saved["sam"][:2], Elsewhere(saved["sam"][2]))
+    losses = run(model, optimizer, 8, first=4)
+    again, resumed, _ = make(BASES["momentum"], probability=0.5)
+    again.load_state_dict(weights_then)
+    resumed.load_state_dict(saved)
+    assert run(again, resumed, 8, first=4) == losses and resumed.sam_steps == optimizer.sam_steps
+    broken = saved | {"sam": (9, 9, torch.zeros(3, dtype=torch.uint8))}
+    before = copy.deepcopy(resumed.state_dict())
+    with pytest.raises(RuntimeError, match="RNG state"):
+        resumed.load_state_dict(broken | {"state": {}})
+    after = resumed.state_dict()
+    assert after["state"].keys() == before["state"].keys() and after["sam"][:2] == before["sam"][:2] != (9, 9)
+
+
+def test_hooks_of_the_state_run_on_all_of_it_as_in_any_optimizer():
+    (model, optimizer, _), seen = make(BASES["momentum"]), []
+    run(model, optimizer, 2)
+    plain = optimizer.state_dict()
+    optimizer.register_state_dict_pre_hook(lambda o: seen.append(o))
+    optimizer.register_state_dict_post_hook(lambda o, state: state | {"note": len(state)})
+    optimizer.register_load_state_dict_pre_hook(lambda o, state: {k: v for k, v in state.items() if k != "note"})
+    optimizer.register_load_state_dict_post_hook(lambda o: seen.append(o.steps))
+    saved = optimizer.state_dict()
+    assert saved.keys() == plain.keys() | {"note"} and saved["note"] == 3 and seen == [optimizer]
+    optimizer.steps = 0
+    optimizer.load_state_dict(saved)
+    assert seen == [optimizer, 2] and "note" in saved
+
+
+def test_an_expanded_buffer_is_left_alone_and_all_others_are_put_back():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("five", torch.zeros(1).expand(5))
+
+        def forward(self, x):
+            self.five = self.five + 1
+            return x + self.five.sum()
+
+    for order in (1, -1):
+        layers = [Constant(), nn.BatchNorm1d(5), nn.Linear(5, 2)][::order]
+        layers = [nn.Linear(5, 5) if order < 0 and isinstance(layer, nn.Linear) else layer for layer in layers]
+        model = nn.Sequential(*layers)
+        optimizer = SAM(SGD(model.parameters(), lr=0.1), 0.5)
+        norm = next(layer for layer in model if isinstance(layer, nn.BatchNorm1d))
+        constant = next(layer for layer in model if isinstance(layer, Constant))
+        x = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+
+        def closure():
+            optimizer.zero_grad()  # noqa: B023
+            loss = model(x).square().mean()  # noqa: B023
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert norm.num_batches_tracked == 1 and constant.five.tolist() == [1.0] * 5
+        five = torch.zeros(1).expand(5)
+        constant.five = five
+        with frozen_statistics(model.modules()):
+            model(x)
+        assert norm.num_batches_tracked == 1 and constant.five is five
+
+
+def test_complex_weights_are_refused_with_a_remedy():
+    w = {"w": torch.ones(2, dtype=torch.complex64)}
+    with pytest.raises(ValueError, match=r"params\['w'\] must be real, got torch.complex64; take torch.view_as_real"):
+        sam_gradient(lambda p: p["w"].abs().square().sum(), w, 0.1)

@@ -717,3 +717,41 @@ def test_results_survive_the_process_that_made_them(tmp_path):
         patch.setattr(os, "replace", lambda a, b: (synced.append("replace"), true(a, b)))
         sweep.run(work, JOBS[:1], tmp_path)
     assert synced == ["fsync", "replace"] * 2
+
+
+def test_a_table_of_settings_alone_is_refused(tmp_path):
+    with pytest.raises(
+        RuntimeError, match=r"work must be a function that returns more than the settings, got .*'rate'"
+    ):
+        sweep.run(lambda rate: pd.DataFrame({"rate": [rate] * 2}), sweep.grid(rate=[1.0, 2.0]), tmp_path)
+
+
+@pytest.mark.parametrize("index", [["mean", "std"], [0.1, 0.2], pd.MultiIndex.from_tuples([(0, 1), (0, 2)])], ids=str)
+def test_an_index_without_a_name_is_not_lost(tmp_path, index):
+    of = lambda rate: pd.DataFrame({"loss": [1.0, 2.0]}, index=index)  # noqa: E731
+    with pytest.raises(RuntimeError, match=r"the index of work's table must be numbers of rows, or named, got"):
+        sweep.run(of, sweep.grid(rate=[1.0]), tmp_path / "unnamed")
+    rows = lambda rate: pd.DataFrame({"loss": [1.0, 2.0, 3.0]}).iloc[[2, 0]]  # noqa: E731
+    assert sweep.run(rows, sweep.grid(rate=[1.0]), tmp_path / "rows")["loss"].tolist() == [3.0, 1.0]
+
+
+LARGE = 2**60 + 1
+
+
+@pytest.mark.parametrize("beside", [0.5, float("nan"), None])
+def test_large_integers_beside_others_come_back_as_they_were(tmp_path, beside):
+    work = lambda **job: pd.DataFrame({"loss": [1.0]})  # noqa: E731
+    jobs = [{"seed": LARGE, "n": 1}, {"seed": beside, "n": 2}]
+    table = sweep.run(work, jobs, tmp_path / "settings")
+    assert table["seed"][0] == LARGE and isinstance(table["seed"][0], int)
+    table = sweep.run(work, [{"seed": LARGE}, {"other": 1}], tmp_path / "missing")
+    assert table["seed"][0] == LARGE and pd.isna(table["seed"][1]) and table["other"].dtype == float
+    if beside != 0.5:  # of one kind, or the file is refused
+        column = lambda n: pd.DataFrame({"seed": pd.Series([LARGE, beside, -3], dtype=object)})  # noqa: E731
+        for _ in "12":
+            found = sweep.run(column, [{"n": 1}], tmp_path / "column")["seed"]
+            assert found[0] == LARGE and found[2] == -3 and pd.isna(found[1])
+    one = lambda n: pd.DataFrame({"seed": [LARGE if n == 1 else beside]})  # noqa: E731
+    for _ in "12":
+        found = sweep.run(one, [{"n": 1}, {"n": 2}], tmp_path / "jobs")["seed"]
+        assert found[0] == LARGE and (pd.isna(found[1]) or found[1] == 0.5)

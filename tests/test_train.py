@@ -1,7 +1,10 @@
+import argparse
 import copy
+import functools
 import io
 import math
 import os
+import types
 
 import numpy as np
 import pandas as pd
@@ -12,9 +15,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from sam_lite import checkpoint as checkpoint_module
+from sam_lite import stacked
 from sam_lite.data import batches, mnist1d
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
+from sam_lite.params import params_of, stack
 from sam_lite.sam import SAM, p_ascent
 from sam_lite.train import COLUMNS, evaluate, train
 
@@ -290,6 +295,41 @@ def test_the_loss_is_that_of_all_points_whatever_the_criterion(criterion):
         evaluate(model, x, y[:-1])
 
 
+LABELLED = {  # outputs, labels, and a criterion for them
+    "labels in a column": (lambda out: out, lambda y: y[:, None], lambda out, y: F.cross_entropy(out, y[:, 0])),
+    "one logit": (lambda out: out[:, :1], lambda y: (y > 4).float(), lambda out, y: out[:, 0].sub(y).square().mean()),
+    "one-hot labels": (lambda out: out, lambda y: F.one_hot(y, 10).double(), F.cross_entropy),
+    "a label for each place": (
+        lambda out: out[:, :, None].expand(-1, -1, 4),
+        lambda y: y[:, None].expand(-1, 4),
+        F.cross_entropy,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+@pytest.mark.parametrize("n", [10, 50])
+def test_accuracy_is_nan_without_one_label_and_several_outputs_for_each_point(data, kind, n):
+    """Ten points: as many as classes, so that comparisons of the wrong shapes would not even fail."""
+    head, labels, criterion = LABELLED[kind]
+
+    class Headed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net().double()
+
+        def forward(self, x):
+            return head(self.inner(x))
+
+    model, x, y = Headed(), data.x_test[:n].double(), labels(data.y_test[:n])
+    loss, accuracy = evaluate(model, x, y, criterion)
+    assert loss == pytest.approx(criterion(model(x), y).item()) and math.isnan(accuracy)
+    weights = stack([params_of(model)] * 2)
+    if kind != "a label for each place":
+        losses, accuracies = stacked.evaluate(stacked.forward(model), weights, x, y, criterion)
+        assert losses.tolist() == pytest.approx([loss] * 2) and accuracies.isnan().tolist() == [True] * 2
+
+
 def test_records_are_taken_in_evaluation_mode_and_move_no_statistics(data):
     model = noisy_net()
     modes = []
@@ -330,6 +370,26 @@ def test_dropout_follows_the_seed_and_the_global_generator_stays(data):
     torch.set_rng_state(before)
     assert_same(models[0], models[1])
     assert not torch.allclose(models[0][0].weight, models[2][0].weight)
+
+
+class Shaken(nn.Sequential):
+    """Draws random numbers in evaluation mode, too."""
+
+    def forward(self, x):
+        return super().forward(x + 0.0 * torch.rand(()))
+
+
+def test_what_is_drawn_at_a_look_moves_no_masks(data):
+    def trained(kind=nn.Sequential, **looks):
+        model = kind(*noisy_net())
+        train(model, data, sgd(model), batch_size=32, steps=12, **looks)
+        return model
+
+    plain = trained()
+    assert_same(plain, trained(record_every=2, record=lambda step, model: {"drawn": torch.rand(()).item()}))
+    shaken = [trained(Shaken, **looks) for looks in ({"check_every": 2}, {"record_every": 3}, {"check_every": 12})]
+    for model in shaken[1:]:
+        assert_same(shaken[0], model)
 
 
 def test_with_equal_points_only_dropout_tells_seeds_apart(data):
@@ -714,6 +774,27 @@ def resumed(path, data, *, make=noisy_net, optimizer=None, **settings):
     return train(model, data, optimizer, **settings).records
 
 
+class Weighing(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self._times = by
+
+    def forward(self, outputs, y):
+        return self._times * F.cross_entropy(outputs, y)
+
+
+class Attending(nn.Module):
+    """The number of heads changes no shape."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.mix, self.out = nn.MultiheadAttention(8, n, batch_first=True), nn.Linear(40, 10)
+
+    def forward(self, x):
+        parts = x.view(-1, 5, 8)
+        return self.out(self.mix(parts, parts, parts)[0].flatten(1))
+
+
 def of_width(width):
     return lambda model: SAM(sgd(model, 0.05), 0.1, ascent=lambda g, w, rho: {k: rho * width * v for k, v in g.items()})
 
@@ -832,6 +913,160 @@ def test_what_a_run_was_is_what_it_goes_on_as(data, tmp_path, what):
     assert resumed(path, data, **first)["step"].tolist() == [4, 8]
 
 
+class Smooth:
+    """Keeps what it took under another name."""
+
+    factor = 1.0
+
+    def __init__(self, by):
+        self._keep = by
+
+    def __call__(self, outputs, y):
+        return self.factor * F.cross_entropy(outputs, y, label_smoothing=self._keep)
+
+
+class Hidden:
+    """Keeps what it took under its name with a "_"."""
+
+    def __init__(self, by):
+        self._by = by
+
+    def __call__(self, outputs, y):
+        return F.cross_entropy(outputs, y, label_smoothing=self._by)
+
+
+class Edited(Hidden):
+    def __call__(self, outputs, y):
+        return super().__call__(2 * outputs, y)
+
+
+Edited.__name__ = Edited.__qualname__ = "Hidden"
+
+
+class Config:
+    smoothing = 0.0
+
+
+def smoothed(settings):
+    return lambda outputs, y: F.cross_entropy(outputs, y, label_smoothing=settings.smoothing)
+
+
+def with_smoothing(settings, by):
+    settings.smoothing = by
+    return smoothed(settings)
+
+
+def written(source):
+    names = {"F": F}
+    exec(source, names)
+    return names["criterion"]
+
+
+class Scaled(nn.Module):
+    """Its factor stands in neither its state nor its repr."""
+
+    def __init__(self, by, inside=None):
+        super().__init__()
+        self.layer, self.by = nn.Linear(40, 10), by
+        self.register_buffer("shift", torch.full((1,), 1.0 if inside is None else inside), persistent=False)
+
+    def forward(self, x):
+        return self.by * self.layer(x) + self.shift
+
+
+class Rewritten(Scaled):
+    def forward(self, x):
+        return super().forward(torch.relu(x))
+
+
+Rewritten.__name__ = Rewritten.__qualname__ = "Scaled"
+
+
+def masked(by):
+    def change(model):
+        model[0].weight.register_hook(lambda g: by * g)
+
+    return with_layers(change)
+
+
+OF_CONFIG = "class Config: k = {}\ndef criterion(outputs, y): return Config.k * F.cross_entropy(outputs, y)"
+HIDDEN = {  # made with one, gone on with the other: neither shows in the other's numbers or in a repr
+    "argparse": [{"criterion": smoothed(argparse.Namespace(smoothing=by))} for by in (0.0, 0.5)],
+    "namespace": [{"criterion": smoothed(types.SimpleNamespace(smoothing=by))} for by in (0.0, 0.5)],
+    "plain object": [{"criterion": with_smoothing(Config(), by)} for by in (0.1, 0.5)],
+    "class attribute": [{"criterion": smoothed(type("Config", (Config,), {"smoothing": by}))} for by in (0.0, 0.5)],
+    "class of a cell": [{"criterion": written(OF_CONFIG.format(k))} for k in (1, 2)],
+    "another name": [{"criterion": Smooth(by)} for by in (0.0, 0.5)],
+    "a name with _": [{"criterion": Hidden(by)} for by in (0.0, 0.5)],
+    "class of an object": [{"criterion": type("S", (Smooth,), {"factor": by})(0.0)} for by in (1.0, 2.0)],
+    "code of a class": [{"criterion": kind(0.0)} for kind in (Hidden, Edited)],
+    "cached function": [{"criterion": functools.lru_cache(weighted(w))} for w in (torch.ones(10), torch.arange(10.0))],
+    "module's own number": [{"criterion": Weighing(by)} for by in (1.0, 5.0)],
+    "attribute": [{"make": lambda by=by: Scaled(by)} for by in (1.0, 3.0)],
+    "options": [{"make": lambda by=by: Scaled(torch.tensor(2.0), by)} for by in (1.0, 3.0)],
+    "code of the model": [{"make": lambda kind=kind: kind(1.0)} for kind in (Scaled, Rewritten)],
+    "inner layer": [{"make": lambda by=by: nn.Sequential(Scaled(by))} for by in (1.0, 3.0)],
+    "heads": [{"make": lambda n=n: Attending(n)} for n in (2, 4)],
+    "hook on a gradient": [{"make": masked(by)} for by in (1.0, 0.0)],
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_another_method_is_refused_wherever_its_settings_are_kept(data, tmp_path, what):
+    def of(which):
+        torch.manual_seed(0)
+        settings = HIDDEN[what][which] | ({} if "make" in HIDDEN[what][which] else {"make": net})
+        return resumed(tmp_path / "run.pt", data, optimizer=sgd, **settings)
+
+    of(0)
+    with pytest.raises(ValueError, match="run.pt was saved with other settings, (criterion|details) "):
+        of(1)
+    assert of(0)["step"].tolist() == [4, 8]
+
+
+def test_attributes_that_a_call_leaves_are_no_settings(data, tmp_path):
+    class Looked(nn.Sequential):
+        seen, kept = None, ()
+
+        def forward(self, x):
+            self.seen, self.kept = super().forward(x), [x]
+            return self.seen
+
+    model = Looked(*noisy_net())
+    model.names = np.array(["a", "b"])
+    optimizer = sgd(model)
+    for steps in (4, 8):
+        records = resumed(tmp_path / "run.pt", data, make=lambda: model, optimizer=lambda model: optimizer, steps=steps)
+    assert records["step"].tolist() == [4, 8]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
+def test_a_compiled_model_has_the_details_of_what_was_compiled():
+    def told(model):
+        model.compile() if type(model) is nn.Sequential else None
+        found = checkpoint_module.settings_of(model, mnist1d(10, 10), sgd(model))["details"].replace("_orig_mod.", "")
+        return [line for line in found.splitlines() if "_is_torch_compile" not in line]
+
+    expected = [
+        "0.in_features: 40",
+        "0.out_features: 16",
+        "1.inplace: False",
+        "2.in_features: 16",
+        "2.out_features: 16",
+    ]
+    expected += ["3.inplace: False", "4.in_features: 16", "4.out_features: 10"]
+    assert told(torch.compile(net())) == told(net()) == expected
+
+
+def test_a_file_from_before_details_were_kept_goes_on(data, tmp_path):
+    path = tmp_path / "run.pt"
+    resumed(path, data)
+    saved = torch.load(path, weights_only=True)
+    del saved["settings"]["details"]
+    torch.save(saved, path)
+    assert resumed(path, data)["step"].tolist() == [4, 8]
+
+
 @pytest.mark.parametrize("what", ["x_train", "x_test"])
 def test_other_values_of_the_data_are_another_run(data, tmp_path, what):
     path = tmp_path / "run.pt"
@@ -930,6 +1165,22 @@ def test_a_folder_is_no_checkpoint(data, tmp_path):
         run(tmp_path, data, "momentum")
     with pytest.raises(ValueError, match=r"checkpoint must be a file in a folder that is there, got '.*lost.*run.pt'"):
         run(tmp_path / "lost" / "run.pt", data, "momentum")
+
+
+def test_no_name_is_no_checkpoint(data):
+    for name in ("", "/"):
+        with pytest.raises(
+            ValueError, match="checkpoint must be a file in a folder that is there, got '/?'; None writes"
+        ):
+            run(name, data, "momentum")
+
+
+def test_a_name_may_be_as_long_as_names_are(data, tmp_path):
+    path = tmp_path / ("ü" * 120 + ".checkpoint.pt")  # 254 bytes
+    _, part, _ = run(path, data, "momentum", interrupt=8)
+    expected, again = run(None, data, "momentum")[1], run(path, data, "momentum")[1]
+    assert part.status == "stopped" and os.listdir(tmp_path) == [path.name]
+    pd.testing.assert_frame_equal(expected.records, again.records, check_exact=True)
 
 
 def test_a_home_is_found(data, tmp_path, monkeypatch):

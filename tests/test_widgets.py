@@ -429,3 +429,16 @@ def test_what_diverged_has_no_numbers():
     *_, (_, params) = grids.training(100, 1e6, 20)
     found = grids.measured(params, grids.recorded()["reference"])
     assert all(np.isnan(values).all() for values in found.values())
+
+
+def test_what_an_explorer_cannot_show_is_named():
+    with pytest.raises(ValueError, match="budget must be one of updates, epochs, got 'steps'"):
+        explore_networks.batch_explorer("steps")
+    with pytest.raises(ValueError, match="table must be one of `measures.load_study`, got 'none of status, trace'"):
+        explore_measures.measure_explorer(small_study().drop(columns=["status", "trace"]))
+
+
+def test_grids_leave_the_global_generator_alone():
+    before, two = torch.get_rng_state(), {name: p[:2] for name, p in grids.recorded()["reference"].items()}
+    grids.top({name: torch.full_like(p, torch.nan) for name, p in two.items()}, 1)
+    assert torch.equal(before, torch.get_rng_state())

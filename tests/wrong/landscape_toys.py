@@ -171,4 +171,18 @@ MUTANTS = [
         "assert not lr <= 0",
         "tests/test_toys.py::test_numbers_that_are_none_are_refused",
     ),
+    (
+        "statistics of other layers pass for recomputed",
+        _BATCHNORM,
+        "layer not in recomputed and (layer in layers or not b.equal(others[key]))",
+        "layer not in recomputed and not b.equal(others[key])",
+        "tests/test_batchnorm.py::test_statistics_of_other_layers_are_not_recomputed_but_refused",
+    ),
+    (
+        "a seed that diverged takes the others with it",
+        "sam_lite/plots.py",
+        "counts, y = np.maximum(there.sum(0), 1), np.where(there, y, 0)",
+        "counts = np.maximum(there.sum(0), 1)",
+        "tests/test_plots.py::test_a_seed_that_diverged_is_left_out_and_the_others_are_drawn",
+    ),
 ]

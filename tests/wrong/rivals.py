@@ -52,4 +52,18 @@ MUTANTS = [
         "calls = max(calls, 1)",
         f"{_TEST}sam_is_the_optimizer_of_the_package",
     ),
+    (
+        "noise goes on where the last descent ended",
+        _RIVALS,
+        "dice.manual_seed(seed)\n        last",
+        "dice.manual_seed(seed) if last == math.inf else None\n        last",
+        f"{_TEST}a_direction_that_draws_gives_the_same_descent_each_time",
+    ),
+    (
+        "the same noise for two calls in a step",
+        _RIVALS,
+        "(step == last and gradient is not caller)",
+        "step == last",
+        f"{_TEST}noise_is_drawn_anew_in_every_call_of_a_descent",
+    ),
 ]
