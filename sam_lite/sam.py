@@ -50,7 +50,7 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
             raise require.error(f"params[{name!r}]", "real", p.dtype, "take torch.view_as_real(p) for the parameter")
     pure.check_precision(params)
     states = pure.random_states(params.values())
-    grads, value = grad_and_value(loss)(params)
+    grads, value = grad_and_value(pure.differentiable(loss))(params)
     pure.check_dense(grads.values())
     climbed = add(params, checked(ascent(grads, params, rho), params))
     with pure.from_states(states):

@@ -119,8 +119,7 @@ def evaluate(
     if len(x) != len(y) or not len(x):
         raise ValueError(f"y must hold a label for each row of x, one or more, got {len(y)} for {len(x)}")
     n_out = outputs({name: p[:1] for name, p in params.items()}, x[None, :2]).shape[-1]
-    together = max(1, OUTPUTS // (len(x) * n_out))
-    for i in range(0, len(first), together):
+    for i in range(0, len(first), together := max(1, OUTPUTS // (len(x) * n_out))):
         some = {name: p[i : i + together] for name, p in params.items()}
         n = min(together, len(first) - i)
         out = torch.cat([outputs(some, xs.expand(n, *xs.shape)) for xs in x.split(BLOCK)], dim=1)

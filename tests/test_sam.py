@@ -1251,3 +1251,13 @@ def test_complex_weights_are_refused_with_a_remedy():
     w = {"w": torch.ones(2, dtype=torch.complex64)}
     with pytest.raises(ValueError, match=r"params\['w'\] must be real, got torch.complex64; take torch.view_as_real"):
         sam_gradient(lambda p: p["w"].abs().square().sum(), w, 0.1)
+
+
+def test_a_loss_without_a_derivative_is_refused_and_not_taken_for_a_flat_one():
+    @torch.no_grad()
+    def evaluated(p):
+        return (p["w"] ** 2).sum()
+
+    for constant in (evaluated, lambda p: torch.tensor(1.0)):
+        with pytest.raises(ValueError, match="the loss must be a differentiable function of the weights.*no_grad"):
+            sam_gradient(constant, {"w": torch.ones(2)}, 0.1)
