@@ -737,3 +737,76 @@ def test_each_mark_below_the_maximum_has_a_reason_in_the_table_and_the_days_are_
     gradebook.merge([one], path, datetime(2026, 11, 27, 12))
     (row,) = rows_of(path)
     assert row["remarks"] == "twice: wrong" and row["days late"] == "2"
+    for late, said in ((99.7, "99.7"), (123, "123"), (0.05, "0.05"), (-1, "0")):
+        one = graded_one(points=0.0)
+        one.when = datetime(2026, 11, 27, 12).timestamp() + 86400 * late
+        gradebook.merge([one], path, datetime(2026, 11, 27, 12))
+        assert rows_of(path)[0]["days late"] == said
+
+
+def test_a_blank_answer_that_is_handed_in_again_is_open_and_what_was_typed_for_it_counts(tmp_path):
+    path, blank = tmp_path / "grades.csv", graded_one(written=0.0)
+    blank.scores["twice_why"]["failed"] = "nothing was written"
+    gradebook.merge([blank], path)
+    assert rows_of(path)[0]["twice_why (written)"] == "0"
+    later = graded_one()
+    gradebook.merge([later], path)
+    assert later.by_hand == 2 and later.remarks == [] and rows_of(path)[0]["twice_why (written)"] == ""
+    gradebook.merge([copy.deepcopy(blank)], path)
+    typed_into(path, twice_why_written="1")
+    again = graded_one()
+    gradebook.merge([again], path)
+    assert again.points == 4 and not again.by_hand
+
+
+def test_rows_that_are_not_graded_this_time_stay_with_what_was_typed_into_them(tmp_path):
+    path, other = tmp_path / "grades.csv", graded_one()
+    gradebook.merge([graded_one()], path)
+    typed_into(path, twice_why_written="1.5")
+    other.student, other.file = "ben", "ben.ipynb"
+    broken = submissions.Submission("mia.ipynb", "mia", "01_two", state="not a notebook: no JSON")
+    for found in ([other], [broken], [other, broken]):
+        gradebook.merge(found, path)
+        kept = next(row for row in rows_of(path) if row["state"] == gradebook.KEPT and row["student"] == "mia")
+        assert (kept["twice_why (written)"], kept["points"]) == ("1.5", "3")
+    one = graded_one()
+    gradebook.merge([one], path)
+    assert one.points == 4.5 and [row["student"] for row in rows_of(path)] == ["mia", "ben"]
+
+
+def test_columns_of_ones_own_and_names_that_a_spreadsheet_changed_are_kept(tmp_path):
+    path, one = tmp_path / "grades.csv", graded_one()
+    one.student, one.file = "007", "007_01_two.ipynb"
+    late = submissions.Submission("old.ipynb", "007", "01_two", state="not graded: 007_01_two.ipynb is newer")
+    gradebook.merge([copy.deepcopy(one), copy.deepcopy(late)], path)
+    table = [
+        row | {"student": "7", "my notes": note} for row, note in zip(rows_of(path), ("asked", "in time"), strict=True)
+    ]
+    table[0]["twice_why (written)"] = "2"
+    gradebook.save(path, [list(table[0]), *(list(row.values()) for row in table)])
+    for _ in range(2):
+        gradebook.merge([copy.deepcopy(one), copy.deepcopy(late)], path)
+        rows = rows_of(path)
+        assert [row["my notes"] for row in rows] == ["asked", "in time"] and len(rows) == 2
+        assert (rows[0]["student"], rows[0]["points"]) == ("007", "5")
+
+
+def test_different_points_in_two_rows_of_one_student_are_named(tmp_path):
+    path = tmp_path / "grades.csv"
+    gradebook.merge([graded_one()], path)
+    typed_into(path, twice_why_written="1")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines, lines[1].replace(",1,", ",2,")]), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"mia, twice_why \(written\) must be the same in all rows .* '1' and '2'"):
+        gradebook.merge([graded_one()], path)
+
+
+def test_a_name_that_begins_like_a_formula_keeps_its_points(tmp_path):
+    for name in ("=cmd", "'=cmd", "''@x", "+1"):
+        path, one = tmp_path / f"{len(name)}{name[0] == '='}.csv", graded_one()
+        one.student = name
+        gradebook.merge([copy.deepcopy(one)], path)
+        assert rows_of(path)[0]["student"].startswith("'")
+        typed_into(path, twice_why_written="1")
+        gradebook.merge([one], path)
+        assert one.points == 4

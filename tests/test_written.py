@@ -169,8 +169,55 @@ def test_points_that_belong_nowhere_or_cannot_be_change_nothing(row, said, tmp_p
 def test_another_table_is_named(tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(SystemExit, match="other.csv: its columns must be answer, part, points, comment"):
+    with pytest.raises(SystemExit, match="other.csv: a column must be named answer"):
         written.points([other], class_of_two(), 7)
+
+
+def as_saved(text, form):
+    """A table as spreadsheets save it: with other separators, a line that names the separator, other letters."""
+    separator, encoding, first = form
+    rows = list(csv.reader(text.lstrip("\ufeff").splitlines()))
+    lines = [separator.join(f'"{cell}"' if separator in cell else cell for cell in row) for row in rows]
+    return (first + "\r\n".join(lines) + "\r\n").encode(encoding)
+
+
+FORMS = [
+    (",", "utf-8", ""), (";", "utf-8-sig", ""), ("\t", "utf-16", ""), (";", "cp1252", "sep=;\r\n"),
+    (",", "cp1252", '"sep=,"\n'), ("\t", "utf-8", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_tables_are_read_as_spreadsheets_save_them(form, tmp_path):
+    grades, saved = tmp_path / "grades.csv", tmp_path / "points.csv"
+    zoe = written.code_of("Zoë Doe_2", "05_sam", 7)
+    saved.write_bytes(as_saved(f"answer,part,points,comment\n{zoe},accumulated_why,3.5,schön", form))
+    gradebook.merge(class_of_two(), grades, marks=written.points([saved], class_of_two(), 7))
+    grades.write_bytes(as_saved(grades.read_text(encoding="utf-8-sig"), form))
+    found = class_of_two()
+    gradebook.merge(found, grades)
+    assert (found[0].points, found[0].scores["accumulated_why"]["comment"]) == (6.5, "schön")
+    assert "Zoë Doe_2" in grades.read_text(encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize("content", ["name,points\nmia,1\n", "student|exercise\nmia|05_sam\n", "\0\0"])
+def test_a_table_that_cannot_be_read_is_left_alone(content, tmp_path):
+    grades = tmp_path / "grades.csv"
+    grades.write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit, match="grades.csv: a column must be named student, .* Nothing was written"):
+        gradebook.merge(class_of_two(), grades)
+    assert grades.read_text(encoding="utf-8") == content
+
+
+def test_no_code_of_an_answer_looks_like_a_number():
+    codes = [written.code_of(f"student {i}", "05_sam", 7) for i in range(500)]
+    assert len(set(codes)) == 500 and all(re.fullmatch("[a-z][0-9a-f]{8}", code) for code in codes)
+
+
+def test_a_table_that_was_saved_with_codes_without_the_letter_is_read(tmp_path):
+    zoe = written.code_of("Zoë Doe_2", "05_sam", 7)
+    saved = table(tmp_path / "points.csv", [zoe[1:], "accumulated_why", "2", ""])
+    assert written.points([saved], class_of_two(), 7)[("Zoë Doe_2", "05_sam")]["accumulated_why (written)"] == "2"
 
 
 def test_in_a_browser_points_are_kept_and_saved(chrome, solution, tmp_path):

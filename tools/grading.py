@@ -136,6 +136,8 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
     defaults = {"seed": None, "private": None, "regrade": False, "due": None, "points": [], "anonymous": False}
     for name, value in defaults.items():
         setattr(options, name, getattr(options, name, value))
+    for path, column in [(out / "grades.csv", "student"), *((path, "answer") for path in options.points)]:
+        gradebook.table(path, column)  # stops before the work where it could not be read after it
     key = seed_of(out)
     options.seed = key if options.seed is None else options.seed
     exercises = sorted(path.stem for path in root.glob("solutions/*/*.ipynb"))
