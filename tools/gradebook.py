@@ -54,9 +54,12 @@ def merge(
             row |= {name + COMMENT: score.get("comment", "")} if score.get("written") else {}
             row |= {part + CHECKED: _shown(score["auto"])}
         key = (one.student, one.exercise)
-        rows.append({**own.get(one.file, {}), **((own.get(key, {}) | typed.get(key, {})) if one.scores else {}), **row})
-    kept = [row for row in before if (row["student"], row["exercise"]) not in marked and _parts(row)]
-    rows += [row | {"state": KEPT} for row in kept]
+        mine = own.get(key, {}) | typed.get(key, {}) if one.scores else {}
+        rows.append(mine | own.get(one.file, {}) | row)
+    for row in before:
+        gone = row["file"] not in {one.file for one in found} and own[row["file"]]
+        if (row["student"], row["exercise"]) not in marked and (_parts(row) or gone):
+            rows.append(row | {"state": KEPT})
     names = [name for row in sorted(rows, key=lambda row: row["exercise"]) for name in row if name not in FIRST]
     names = sorted(dict.fromkeys(names), key=lambda name: name.endswith(CHECKED))
     save(path, [[*FIRST, *names], *([row.get(name, "") for name in [*FIRST, *names]] for row in rows)])

@@ -7,7 +7,7 @@ known by a code that is drawn from the name, so that the page can be without nam
 import hashlib
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbformat import NotebookNode
