@@ -52,9 +52,11 @@ def _solution(exercise: str, root: Path) -> Path:
     return root / "solutions" / exercise / f"{exercise}.ipynb"
 
 
-def _grade_ids(exercise: str, root: Path) -> set[str]:
+def _known(exercise: str, root: Path) -> tuple[set[str], set[str]]:
+    """The grade ids of a set, and the code of its published solution."""
     cells = nbformat.read(_solution(exercise, root), as_version=4).cells
-    return {cell.metadata.nbgrader.grade_id for cell in cells if role(cell) != "given"}
+    ids = {cell.metadata.nbgrader.grade_id for cell in cells if role(cell) != "given"}
+    return ids, {cell.source.strip() for cell in cells if role(cell) == "code"}
 
 
 def fixed_part(exercise: str, sheet: Path, options: argparse.Namespace) -> bytes:
@@ -74,7 +76,8 @@ def fixed_part(exercise: str, sheet: Path, options: argparse.Namespace) -> bytes
 def grade_one(one: Submission, sheet: Path, fixed: bytes, out: Path, options: argparse.Namespace, prefix: list) -> None:
     """Fill in state, remarks and scores of one submission, from an earlier run if nothing has changed."""
     kept = out / "results" / one.exercise / f"{one.student}.json"
-    made_of = hashlib.sha256(fixed + one.content).hexdigest()
+    files = json.dumps([[name, hashlib.sha256(content).hexdigest()] for name, content in sorted(one.beside.items())])
+    made_of = hashlib.sha256(fixed + one.content + (files.encode() if one.beside else b"")).hexdigest()
     if kept.is_file() and not options.regrade:
         with contextlib.suppress(ValueError, KeyError):
             old = json.loads(kept.read_text(encoding="utf-8"))
@@ -141,7 +144,8 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
     key = seed_of(out)
     options.seed = key if options.seed is None else options.seed
     exercises = sorted(path.stem for path in root.glob("solutions/*/*.ipynb"))
-    found = collect(place, exercises, {name: _grade_ids(name, root) for name in exercises})
+    known = {name: _known(name, root) for name in exercises}
+    found = collect(place, exercises, *({name: both[i] for name, both in known.items()} for i in (0, 1)))
     todo = [one for one in found if one.state == "graded"]
     prefix = confine.isolation()
     for lack in confine.lacking():
