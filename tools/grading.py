@@ -4,6 +4,7 @@ Used through `tools/exercises.py grade`. Grading runs code that students wrote; 
 """
 
 import argparse
+import base64
 import contextlib
 import hashlib
 import json
@@ -87,20 +88,26 @@ def grade_one(one: Submission, sheet: Path, fixed: bytes, out: Path, options: ar
     with tempfile.TemporaryDirectory(prefix="grade", ignore_cleanup_errors=True) as temporary:
         work = Path(temporary)
         (work / "handed.ipynb").write_bytes(one.content)
-        request = {"handed": str(work / "handed.ipynb"), "expected": str(sheet), "work": str(work), "prefix": prefix}
+        request: dict = {
+            "handed": str(work / "handed.ipynb"),
+            "expected": str(sheet),
+            "work": str(work),
+            "prefix": prefix,
+        }
         request |= {name: getattr(options, name) for name in ("seconds", "cell_seconds", "memory_gb", "seed")}
         request |= {"private": str(options.private or ""), "answer": str(work / "answer.json")}
-        result = _judge(request, work)
+        request["beside"] = {name: base64.b64encode(content).decode() for name, content in one.beside.items()}
+        result = _judge(request, work, judging.longer(nbformat.read(sheet, as_version=4)))
         one.take(result)
     if one.scores:  # the others are tried again next time, perhaps with other limits
         write(kept, json.dumps(result | {"made_of": made_of}, indent=1))
 
 
-def _judge(request: dict, work: Path) -> dict:
+def _judge(request: dict, work: Path, longer: float = 0.0) -> dict:
     """What `judging.py` says, in a process that is killed, with all it started, when its time is over."""
     process = PROCESSES.Process(target=_apart, args=(request, work), daemon=True)
     process.start()
-    process.join(2 * request["seconds"] + 60)
+    process.join(2 * (request["seconds"] + longer) + 360)
     if process.is_alive():
         feedback.kill(process.pid)
         process.join()
@@ -122,7 +129,7 @@ def _apart(request: dict, work: Path) -> None:
     torch.set_num_threads(1)
     os.chdir(work)
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     write(Path(request["answer"]), json.dumps(judging.judge(request)))
 
 
