@@ -519,7 +519,7 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
         "odd_6_09_other.ipynb": nbformat.writes(new_notebook(cells=[new_code_cell("1 + 1")])).encode(),
         "=cmd_7_01_two.ipynb": text.decode().encode("utf-16"),
         "C:\\Users\\mia\\mia_8_01_two.ipynb": text.replace(b"Because.", "Weil es so ist, ähm.".encode("cp1252")),
-        "again_9_01_two (1).ipynb": text,
+        "again_9_01_two (1).ipynb": edited(source, answer("twice", "def twice(x):\n    return 2 * x")),
         "large_10_01_two.ipynb": b" " * (submissions.LARGEST + 1),
     }
     for name, content in files.items():
@@ -666,6 +666,9 @@ CLASSES = [  # files in the order of their age -> the students that are graded
     (["a (1)/doejane_11_111_05_sam.ipynb", "a (2)/leebob_12_112_05_sam.ipynb"], ["doejane_11", "leebob_12"]),
     (["g_5/Set_5_a_kim_attempt_2026-11-27-10-30-00_05_sam.ipynb", "g_5/Set_5_b_kim_attempt_2026-11-27-10-30-00_1.ipynb",
       "g_6/Set_5_c_attempt_2026-11-27-10-30-00_05_sam.ipynb"], ["a_kim", "b_kim", "c"]),
+    ([f"{s}_{who}_attempt_2026-11-27-10-30-00_{name}.ipynb" for s, name in (("Ex 5", "05_sam"), ("Ex 6", "06_sam_results"))
+      for who in ("a_kim", "b_kim")], ["a_kim", "a_kim", "b_kim", "b_kim"]),
+    (["Ex 5_kim_attempt_2026-11-27-10-30-00_05_sam.ipynb", "Ex 5_kim_attempt_2026-11-28-10-30-00_05_sam.ipynb"], ["kim"]),
     (["Group A/jane/05_sam.ipynb", "Group A/bob/05_sam.ipynb", "Group B/ann/05_sam.ipynb"], ["ann", "bob", "jane"]),
     (["Group A/jane/05_sam.ipynb", "Group A/bob/05_sam.ipynb", "B/ann/05_sam.ipynb", "C/cy/05_sam.ipynb"],
      ["B", "C", "Group A bob", "Group A jane"]),
@@ -918,6 +921,13 @@ def test_a_blank_answer_that_is_handed_in_again_is_open_and_what_was_typed_for_i
     later = graded_one()
     gradebook.merge([later], path)
     assert later.by_hand == 2 and later.remarks == [] and rows_of(path)[0]["twice_why (written)"] == ""
+    rows = [
+        {name: value for name, value in row.items() if name != "twice_why (written) by the checks"}
+        for row in (gradebook.merge([copy.deepcopy(blank)], path), rows_of(path))[1]
+    ]  # as an earlier version wrote it
+    gradebook.save(path, [list(rows[0]), *(list(row.values()) for row in rows)])
+    gradebook.merge([earlier := graded_one()], path)
+    assert earlier.by_hand == 2
     gradebook.merge([copy.deepcopy(blank)], path)
     typed_into(path, twice_why_written="1")
     again = graded_one()

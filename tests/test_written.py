@@ -270,6 +270,7 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
         handed_in("O'Neill Pat_124_assignsubmission_file_/05_sam.ipynb", 5),
         handed_in("Open Max_125_assignsubmission_file_/05_sam.ipynb", None),
         handed_in("doejane_LATE_12345_67890_05_sam-1.ipynb", 2),
+        handed_in("leebob_12346_67891_work.zip/05_sam/05_sam.ipynb", 2),
         handed_in("mia_05_sam.ipynb", 2),
     ]
     for one in found:
@@ -287,6 +288,7 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
         "Student,ID,SIS User ID,SIS Login ID,Section,05_sam",
         "Points Possible,,,,,8",
         "doejane,12345,,,,5",
+        "leebob,12346,,,,5",
     ]
     assert table == {}
     with zipfile.ZipFile(tmp_path / "give_back" / "moodle_05_sam.zip") as archive:
@@ -296,7 +298,7 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
         "O Neill Pat_124_assignsubmission_file_/05_sam.html": "O_Neill Pat_124",
     }
     with zipfile.ZipFile(tmp_path / "give_back" / "canvas_05_sam.zip") as archive:
-        assert archive.namelist() == ["doejane_LATE_12345_67890_05_sam-1.html"]
+        assert archive.namelist() == ["doejane_LATE_12345_67890_05_sam-1.html", "leebob_12346_67891_work.html"]
 
 
 # ---------------------------------------------------------------- nearly equal code

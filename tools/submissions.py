@@ -1,5 +1,6 @@
 """What students handed in: files of any name and form, read, told apart and repaired, before anything of it is run."""
 
+import ast
 import collections
 import contextlib
 import io
@@ -82,14 +83,16 @@ def files_in(place: Path) -> Iterator[tuple[str, float, int, bytes, str]]:
     The content is empty if it is too large.
     """
     if not place.is_dir():
-        yield from _members(zipfile.ZipFile(place), "", 1)
+        with zipfile.ZipFile(place) as archive:
+            yield from _members(archive, "", 1)
         return
     for path in sorted(p for p in place.rglob("*") if p.is_file() and not p.is_symlink()):
         name = os.fsencode(path.relative_to(place).as_posix())
         text, stat = _text(name), path.stat()
         try:
             if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
-                yield from _members(zipfile.ZipFile(path), text + "/", 1)
+                with zipfile.ZipFile(path) as archive:
+                    yield from _members(archive, text + "/", 1)
                 continue
             content, fault = path.read_bytes() if stat.st_size <= LARGEST else b"", ""
         except Exception as error:
@@ -217,14 +220,16 @@ def _choose(several: list[tuple[float, int, Submission]], ids: set[str], publish
             what, known = "the published solution" if same else what, len(ids & _ids(notebook))
         ranked.append(((not what, known >= 2, when, number), what, one))
     ranked.sort(key=lambda entry: entry[0])  # of equal ones the last
-    best = ranked[-1] if ranked else None
+    if not ranked:  # the newest says what is wrong with it
+        for one, _ in unread[:-1]:
+            one.state = f"not graded: {unread[-1][0].file} of the same student is newer"
+        return
+    rank, _, best = ranked[-1]
     for key, what, one in ranked[:-1]:
-        why = "is newer" if key[:2] == best[0][:2] else f"counts, and this is {what or 'no copy of the exercise'}"
-        one.state = f"not graded: {best[2].file} of the same student {why}"
-    for one, reason in unread if best else ():
-        one.state = f"{reason}; {best[2].file} of the same student was graded"
-    for one, _ in [] if best else unread[:-1]:
-        one.state = f"not graded: {unread[-1][0].file} of the same student is newer"
+        why = "is newer" if key[:2] == rank[:2] else f"counts, and this is {what or 'no copy of the exercise'}"
+        one.state = f"not graded: {best.file} of the same student {why}"
+    for one, reason in unread:
+        one.state = f"{reason}; {best.file} of the same student was graded"
 
 
 def _beside(one: Submission, below: Mapping, loose: Sequence[Submission], found: Sequence[Submission]) -> dict:
@@ -299,14 +304,18 @@ def _chain(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, list[st
 
 def _class(paths: Sequence[Sequence[str]], exercises: Sequence[str]) -> dict:
     """What only all notebooks of a class together say of their names, for `_who`."""
-    leads = [lead for path in paths for lead in (_set(path, exercises)[1], *path[:-1])]
-    title = os.path.commonprefix([board[1] for board in map(BOARD.search, leads) if board])
+    boards = collections.defaultdict(list)
+    for path in paths:
+        exercise, before, _ = _set(path, exercises)
+        boards[exercise] += [board[1] for board in map(BOARD.search, (before, *path[:-1])) if board]
+    begins = {exercise: os.path.commonprefix(heads) for exercise, heads in boards.items() if len(set(heads)) > 1}
     others = [path for path in paths if not any(map(_platform, path))]
     canvas = [
         (_set(path, exercises)[0], *fields.groups()[:2]) for path in others if (fields := _canvas(path, exercises))
     ]
     is_canvas = 2 * len(canvas) > len(others) and 2 * len(set(canvas)) >= len(canvas)  # and no group_101_202
-    found: dict = {"title": title[: title.rfind("_") + 1], "canvas": is_canvas, "level": 0}
+    titles = {exercise: begin[: begin.rfind("_") + 1] for exercise, begin in begins.items()}
+    found: dict = {"titles": titles, "canvas": is_canvas, "level": 0}
     chains = {(name, *people) for name, people in (_chain(path, exercises) for path in others) if people}
     while True:  # a folder with several people is a group: its people are one level deeper
         level, groups = found["level"], collections.defaultdict(set)
@@ -344,15 +353,15 @@ def _who(
     exercises: Sequence[str],
     level: int = 0,
     canvas: bool = True,
-    title: str = "",
+    titles: Mapping[str, str] | None = None,
     alike: Collection[tuple[str, str]] = (),
 ) -> tuple[str, str, int, str]:
     """(exercise, student, number of the copy, platform), from what that wrote: a folder, or the fields before the name.
 
     Moodle: Name_id_assignsubmission_file_/any.ipynb. Canvas: name_LATE_user_submission_any.ipynb. Blackboard:
     Set_user_attempt_time_any.ipynb. Others: a folder for each person, name_05_sam.ipynb, or 05_sam_name.ipynb.
-    level, canvas, title, alike: what `_class` says of the folder, the platform, the start of Blackboard's names, and
-    the names that several people have.
+    level, canvas, titles, alike: what `_class` says of the folder, the platform, how Blackboard's names of an exercise
+    begin, and the names that several people have.
     """
     exercise, before, after = _set(parts, exercises)
     numbers = re.findall(r"\d{1,9}", after or "")
@@ -361,8 +370,10 @@ def _who(
         if moodle := MOODLE.match(lead):
             return exercise, _student(moodle[1]), copy, "moodle"
         if board := BOARD.search(lead):
-            user = board[1].removeprefix(title) if title else board[1].rpartition("_")[2]
-            return exercise, _student(user), int(re.sub(r"\D", "", board[2])), ""
+            starts = titles or {}
+            known = [starts[exercise]] if exercise in starts else sorted(starts.values(), key=len)
+            title = next(filter(board[1].startswith, known), board[1][: board[1].rfind("_") + 1])
+            return exercise, _student(board[1].removeprefix(title)), int(re.sub(r"\D", "", board[2])), ""
     if canvas and (fields := _canvas(parts, exercises)):
         number = int(fields[3]) * 1000 + min(copy, 999)
         return exercise, _student(f"{fields[1]}_{fields[2]}"), number, "canvas"
@@ -410,7 +421,7 @@ def read(content: bytes) -> tuple[NotebookNode, list[str]]:
         raise ValueError("not a notebook: no nbformat in it")
     try:
         made = nbformat.convert(nbformat.from_dict(notebook | {"nbformat": int(notebook["nbformat"])}), 4)
-        made.cells = [_cell(cell) for cell in made.get("cells") or [] if isinstance(cell, dict)]
+        made.cells = [_cell(cell) for cell in made.get("cells") or [] if isinstance(cell, NotebookNode)]
         return made, remarks
     except Exception as error:  # whatever a damaged notebook makes nbformat raise
         raise ValueError(f"a damaged notebook: {type(error).__name__}: {error}") from None
@@ -518,14 +529,22 @@ def _home(at: int, code: bool, expected: NotebookNode) -> int:
 
 def _answer_with(source: str, expected: NotebookNode) -> int | None:
     """The number of the one answer that defines what a cell defines, or None."""
-    mine = _defined(source)
+    mine = _defined(source) | set(re.findall(r"^(\w+) *(?::[^=\n]+)?=(?!=)", source, flags=re.MULTILINE))
     found = [n for n, like in enumerate(expected.cells) if role(like) == "code" and _defined(like.source) & mine]
     return found[0] if len(found) == 1 else None
 
 
 def _defined(source: str) -> set[str]:
     """The functions and classes at the left edge of a cell."""
-    return set(re.findall(r"^(?:def|class) +(\w+)", source, flags=re.MULTILINE))
+    return set(re.findall(r"^(?:async +)?(?:def|class) +(\w+)", source, flags=re.MULTILINE))
+
+
+def _parses(source: str) -> bool:
+    try:
+        ast.parse(re.sub(r"(?m)^\s*[%!].*$", "pass", source))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _cells(number, expected, pieces, own, remarks) -> list[NotebookNode]:
@@ -546,7 +565,11 @@ def _cells(number, expected, pieces, own, remarks) -> list[NotebookNode]:
                     remarks[f"{_name(like)}: the text below the cell was taken as part of the answer"] += 1
                     found = [piece for piece in found if piece.strip() != like.source.strip()] + below
                     mine = [(code, source) for code, source in mine if code]
-            cell.source = "\n\n".join(found)
+            whole = "\n\n".join(found)
+            if role(like) == "code" and (all(map(_parses, found)) or not _parses(whole)):
+                *before, whole = found  # cells of their own, as in a kernel: one that fails leaves the others
+                made += [nbformat.from_dict(cell | {"source": piece, "id": "piece"}) for piece in before]
+            cell.source = whole
         made.append(cell)
     new = {True: nbformat.v4.new_code_cell, False: nbformat.v4.new_markdown_cell}
     return made + [new[code](source) for code, source in mine]
