@@ -967,6 +967,15 @@ def test_columns_of_ones_own_and_names_that_a_spreadsheet_changed_are_kept(tmp_p
         assert (rows[0]["student"], rows[0]["points"]) == ("007", "5")
 
 
+def test_a_table_that_cannot_be_read_stops_grading_before_anything_is_done(tmp_path, small_course):
+    notebook_of(tmp_path / "in" / "mia" / "01_two.ipynb", good_set())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "grades.csv").write_text("name,points\nmia,1\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="a column must be named student"):
+        grading.grade(tmp_path / "in", tmp_path / "out", argparse.Namespace(), small_course)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["grades.csv"]
+
+
 def test_different_points_in_two_rows_of_one_student_are_named(tmp_path):
     path = tmp_path / "grades.csv"
     gradebook.merge([graded_one()], path)

@@ -166,6 +166,16 @@ def test_points_that_belong_nowhere_or_cannot_be_change_nothing(row, said, tmp_p
     assert grades.read_bytes() == before
 
 
+def test_a_comment_is_taken_as_it_was_typed(tmp_path):
+    zoe = written.code_of("Zoë Doe_2", "05_sam", 7)
+    for said in ("'=x is no formula", "=2", "''+1", 'a\u00a0b; c, "d"'):
+        saved, grades = table(tmp_path / "points.csv", [zoe, "accumulated_why", "1", said]), tmp_path / "grades.csv"
+        gradebook.merge(class_of_two(), grades, marks=written.points([saved], class_of_two(), 7))
+        one, _ = found = class_of_two()
+        gradebook.merge(found, grades)
+        assert one.scores["accumulated_why"]["comment"] == " ".join(said.split())
+
+
 def test_another_table_is_named(tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n", encoding="utf-8")

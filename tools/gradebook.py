@@ -140,7 +140,7 @@ def table(path: Path, column: str) -> list[dict[str, str]]:
             head = [name or f"column {number}" for number, name in enumerate(head, 1)]
             head += [f"column {number}" for number in range(len(head) + 1, max(map(len, rows), default=0) + 1)]
             whole = [row + [""] * (len(head) - len(row)) for row in rows]
-            return [dict(zip(head, map(_unguarded, row), strict=True)) for row in whole]
+            return [dict(zip(head, row, strict=True)) for row in whole]
     raise SystemExit(
         f"{path}: a column must be named {column}, and none is in the first line, {text.splitlines()[:1]}; "
         "save it as CSV with its first line as it was. Nothing was written."
@@ -149,7 +149,8 @@ def table(path: Path, column: str) -> list[dict[str, str]]:
 
 def _last(path: Path, found: Sequence[Submission]) -> list[dict[str, str]]:
     """The rows of the last grades.csv; where a spreadsheet changed a student's name, the file says who it is."""
-    rows, known = table(path, "student"), {(one.file, one.exercise): one.student for one in found}
+    rows = [{name: _unguarded(value) for name, value in row.items()} for row in table(path, "student")]
+    known = {(one.file, one.exercise): one.student for one in found}
     everybody = {(one.student, one.exercise) for one in found}
     for row in rows:
         row |= {name: row.get(name, "") for name in FIRST}
