@@ -1,6 +1,7 @@
 """Checks of exercises: right answers of any kind pass, and a message says what is wrong."""
 
 import logging
+import os
 import sys
 import warnings
 from types import ModuleType
@@ -134,6 +135,10 @@ def test_the_inputs_are_new_at_every_call_and_the_same_for_a_seed(monkeypatch):
     assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     monkeypatch.setenv("SAM_LITE_CHECK_SEED", "5")
     assert all(torch.equal(a, b) for a, b in zip(inputs(), inputs(), strict=True))
+    seen = []
+    with pytest.raises(Wrong):
+        check(lambda x: seen.append(os.environ.get("SAM_LITE_CHECK_SEED")))
+    assert seen == [None] and os.environ["SAM_LITE_CHECK_SEED"] == "5"  # no answer finds it
 
 
 def test_warnings_logs_and_stderr_of_an_answer_are_no_fault(capsys):

@@ -68,6 +68,16 @@ def hand_in_and_mark(platform, class_, folder):
             if row["student"] in kinds and row["other"] in kinds]  # fmt: skip
 
 
+def test_the_names_of_both_platforms_tell_sixty_students_apart(tmp_path):
+    class_ = a_class.students()
+    for name, place in a_class.write(tmp_path, class_).items():
+        found = submissions.collect(place, [a_class.EXERCISE])
+        due = {getattr(a_class, name)(number, student)[-1] for number, student in enumerate(class_)}
+        graded = [one for one in found if one.state == "graded"]
+        assert {one.file for one in graded} == due and len({one.student for one in graded}) == 60
+        assert {one.platform for one in found} == {name} and len(found) == 65
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("default")

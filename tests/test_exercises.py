@@ -519,7 +519,7 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
         "odd_6_09_other.ipynb": nbformat.writes(new_notebook(cells=[new_code_cell("1 + 1")])).encode(),
         "=cmd_7_01_two.ipynb": text.decode().encode("utf-16"),
         "C:\\Users\\mia\\mia_8_01_two.ipynb": text.replace(b"Because.", "Weil es so ist, ähm.".encode("cp1252")),
-        "again_9_01_two (1).ipynb": text,
+        "again_9_01_two (1).ipynb": edited(source, answer("twice", "def twice(x):\n    return 2 * x")),
         "large_10_01_two.ipynb": b" " * (submissions.LARGEST + 1),
     }
     for name, content in files.items():
@@ -633,13 +633,23 @@ NAMED = [
     ("05_sam.ipynb", "05_sam", "unnamed", 0),
     ("mia_05_sam_final.ipynb", "05_sam", "mia", 0),
     ("mia_other.ipynb", "", "mia_other", 0),
+    ("week5/Jane Doe_4001_assignsubmission_file_/05_sam.ipynb", "05_sam", "Jane Doe_4001", 0),
+    ("submissions (1)/doejane_11_111_05_sam.ipynb", "05_sam", "doejane_11", 111000),
+    ("doejane_11_111_work.zip/05_sam.ipynb", "05_sam", "doejane_11", 111000),
+    ("gradebook_5/Set 5_jdoe_attempt_2026-11-27-10-30-00_05_sam.ipynb", "05_sam", "jdoe", 20261127103000),
+    ("05_sam_jane.ipynb", "05_sam", "jane", 0),
+    ("05_sam - Jane Doe (2).ipynb", "05_sam", "Jane Doe", 2),
+    ("05_sam_final_v2-Copy1.ipynb", "05_sam", "unnamed", 1),
+    ("group_1_2_05_sam.ipynb", "05_sam", "group_1_2", 0),
+    ("Kim_2026_11_27_05_sam.ipynb", "05_sam", "Kim_2026_11_27", 0),
+    ("05-sam-jane/lectures/05_sam.ipynb", "05_sam", "05-sam-jane", 0),
 ]
 
 
 @pytest.mark.parametrize(("name", "exercise", "student", "copy"), NAMED)
 def test_names_as_platforms_write_them(name, exercise, student, copy):
     parts = submissions._parts(name)
-    platform = "moodle" if "assignsubmission" in name else "canvas" if name.startswith("doejane") else ""
+    platform = "moodle" if "assignsubmission" in name else "canvas" if "doejane_" in name else ""
     assert submissions._who(parts, ["05_sam", "06_sam_results"]) == (exercise, student, copy, platform)
 
 
@@ -648,6 +658,165 @@ def test_a_long_name_takes_no_time():
     name = "mia_05_sam" + "1" * 200
     assert submissions._who([name + ".ipynb"], ["05_sam"])[:2] == ("05_sam", "mia")
     assert submissions._who(["_1" * 100 + "_05_sam.ipynb"], ["05_sam"])[0] == "05_sam"
+
+
+CLASSES = [  # files in the order of their age -> the students that are graded
+    (["week5/Jane_4001_assignsubmission_file_/05_sam.ipynb", "week5/Bob_4002_assignsubmission_file_/05_sam.ipynb",
+      "week6/Jane_4001_assignsubmission_file_/06_sam_results.ipynb"], ["Bob_4002", "Jane_4001", "Jane_4001"]),
+    (["a (1)/doejane_11_111_05_sam.ipynb", "a (2)/leebob_12_112_05_sam.ipynb"], ["doejane_11", "leebob_12"]),
+    (["g_5/Set_5_a_kim_attempt_2026-11-27-10-30-00_05_sam.ipynb", "g_5/Set_5_b_kim_attempt_2026-11-27-10-30-00_1.ipynb",
+      "g_6/Set_5_c_attempt_2026-11-27-10-30-00_05_sam.ipynb"], ["a_kim", "b_kim", "c"]),
+    ([f"{s}_{who}_attempt_2026-11-27-10-30-00_{name}.ipynb" for s, name in (("Ex 5", "05_sam"), ("Ex 6", "06_sam_results"))
+      for who in ("a_kim", "b_kim")], ["a_kim", "a_kim", "b_kim", "b_kim"]),
+    (["Ex 5_kim_attempt_2026-11-27-10-30-00_05_sam.ipynb", "Ex 5_kim_attempt_2026-11-28-10-30-00_05_sam.ipynb"], ["kim"]),
+    (["Group A/jane/05_sam.ipynb", "Group A/bob/05_sam.ipynb", "Group B/ann/05_sam.ipynb"], ["ann", "bob", "jane"]),
+    (["Group A/jane/05_sam.ipynb", "Group A/bob/05_sam.ipynb", "B/ann/05_sam.ipynb", "C/cy/05_sam.ipynb"],
+     ["B", "C", "Group A bob", "Group A jane"]),
+    (["A/kim/05_sam.ipynb", "A/lee/05_sam.ipynb", "B/kim/05_sam.ipynb", "B/ann/05_sam.ipynb"],
+     ["A kim", "B kim", "ann", "lee"]),
+    (["Mon/mia_05_sam.ipynb", "Mon/bob_05_sam.ipynb", "Tue/05_sam_ann.ipynb"], ["ann", "bob", "mia"]),
+    (["w5/jane/05_sam.ipynb", "w5/bob/05_sam.ipynb", "w6/jane/06_sam_results.ipynb", "w6/bob/06_sam_results.ipynb"],
+     ["bob", "bob", "jane", "jane"]),
+    (["jane/05_sam.ipynb", "jane/old/05_sam.ipynb", "bob/05_sam.ipynb"], ["bob", "jane"]),
+    (["05_sam_jane.ipynb", "05_sam_bob.ipynb", "05_sam - Ann Lee.ipynb"], ["Ann Lee", "bob", "jane"]),
+    (["hw_05_sam_jane.ipynb", "hw_05_sam_bob.ipynb"], ["bob", "jane"]),
+    (["05_sam.ipynb", "05_sam (1).ipynb", "ann_05_sam.ipynb"], ["ann", "unnamed 05_sam", "unnamed 05_sam _1"]),
+    (["group_1_2_05_sam.ipynb", "group_1_3_05_sam.ipynb"], ["group_1_2", "group_1_3"]),
+    (["group_1_201_05_sam.ipynb", "group_1_202_05_sam.ipynb", "group_1_203_05_sam.ipynb"],
+     ["group_1_201", "group_1_202", "group_1_203"]),
+    (["jane/05_sam/05_sam.ipynb", "jane/06_sam_results/06_sam_results.ipynb"], ["jane", "jane"]),
+    (["export_2026_1127/jane/05_sam.ipynb", "export_2026_1127/bob/05_sam.ipynb"], ["bob", "jane"]),
+    (["Jane_1_assignsubmission_file_/my_05_sam.ipynb", "Jane_1_assignsubmission_file_/my_06_sam_results.ipynb"],
+     ["Jane_1", "Jane_1"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "students"), CLASSES, ids=lambda value: value[0])
+def test_everybody_of_a_class_is_graded_once(names, students, tmp_path):
+    for number, name in enumerate(names):
+        notebook_of(tmp_path / name)
+        os.utime(tmp_path / name, (number, number))
+    found = submissions.collect(tmp_path, ["05_sam", "06_sam_results"])
+    assert len(found) == len(names)
+    graded = [one for one in found if one.state == "graded"]
+    unknown = [one for one in found if one.state.startswith("unknown exercise")]
+    assert sorted(one.student for one in [*graded, *unknown]) == students, found
+
+
+def test_names_that_make_one_student_of_a_class_are_refused(tmp_path):
+    for number in range(6):
+        notebook_of(tmp_path / "hw" / f"my_05_sam ({number}).ipynb")
+    with pytest.raises(SystemExit, match="05_sam: 6 of 6 notebooks would count as those of one student, 'hw'"):
+        submissions.collect(tmp_path, ["05_sam"])
+
+
+def test_in_a_copy_of_the_course_what_the_student_wrote_counts(tmp_path, small_course):
+    solution = small_course / "solutions" / "01_two" / "01_two.ipynb"
+    mine = edited(small_course / "exercises" / "01_two" / "01_two.ipynb", answer("twice", "def twice(x): return 2 * x"))
+    lecture = nbformat.writes(new_notebook(cells=[new_code_cell("1")])).encode()
+    files = {
+        "jane/exercises/01_two/01_two.ipynb": mine,
+        "jane/lectures/01_two.ipynb": lecture,
+        "jane/solutions/01_two/01_two.ipynb": solution.read_bytes(),
+        "bob/exercises/01_two/01_two.ipynb": mine,
+        "bob/exercises/01_two/x_01_two.ipynb": solution.read_bytes(),
+        "ann/solutions/01_two/01_two.ipynb": solution.read_bytes(),
+        "cy/exercises/01_two/01_two.ipynb": mine,
+        "cy/exercises/01_two/01_two (1).ipynb": mine[:100],
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (len(name), len(name)))
+    known = [{"01_two": value} for value in grading._known("01_two", small_course)]
+    found = {one.file: one.state for one in submissions.collect(tmp_path, ["01_two"], *known)}
+    assert {name for name, state in found.items() if state == "graded"} == {
+        f"{name}/exercises/01_two/01_two.ipynb" for name in ("jane", "bob", "cy")
+    }
+    assert found["jane/lectures/01_two.ipynb"].endswith("of the same student counts, and this is a lecture")
+    assert found["bob/exercises/01_two/x_01_two.ipynb"].endswith("counts, and this is the published solution")
+    assert found["ann/solutions/01_two/01_two.ipynb"] == "not graded: the published solution, unchanged"
+    assert "no JSON" in found["cy/exercises/01_two/01_two (1).ipynb"]
+
+
+ODD = {  # a change of a notebook's JSON that no program makes, and people's scripts do
+    "a string among the cells": lambda nb: nb["cells"].insert(0, "x"),
+    "metadata null": lambda nb: nb["cells"][0].update(metadata=None),
+    "source null": lambda nb: nb["cells"].append({"cell_type": "code", "metadata": {}, "source": None}),
+    "marks a string": lambda nb: nb["cells"][0]["metadata"].update(nbgrader="x"),
+    "grade id a list": lambda nb: nb["cells"][0]["metadata"].update(nbgrader={"grade_id": ["a"]}),
+    "id a list": lambda nb: nb["cells"][0].update(id=["a"]),
+    "attachments a string": lambda nb: nb["cells"][-1].update(attachments="x", outputs=None),
+    "a picture of another type": lambda nb: nb["cells"][0].update(outputs=[{"data": {"image/png": 3}}, 4]),
+    "a version with a point": lambda nb: nb.update(nbformat=4.0),
+    "metadata of the notebook null": lambda nb: nb.update(metadata=None),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_notebook_is_read_and_repaired_as_far_as_it_goes(name, small_course):
+    import feedback
+
+    book = json.loads((small_course / "solutions" / "01_two" / "01_two.ipynb").read_text(encoding="utf-8"))
+    ODD[name](book)
+    content = json.dumps(book).encode()
+    sheet = assignments.blank(nbformat.read(small_course / "solutions" / "01_two" / "01_two.ipynb", as_version=4))
+    assert submissions._by_cells(content, {"01_two": {"twice", "twice_check"}}) == "01_two"
+    handed, _ = submissions.read(content)
+    notebook, _ = submissions.repair(handed, sheet)
+    assert "len('a long line')" in cell_of(notebook, "twice").source and feedback.pictures(handed, sheet) == []
+
+
+def test_no_cells_at_all_are_a_notebook_without_an_exercise(tmp_path):
+    notebook_of(tmp_path / "mia" / "homework.ipynb")
+    (tmp_path / "mia" / "homework.ipynb").write_text('{"nbformat": 4, "nbformat_minor": 5, "cells": null}')
+    (one,) = submissions.collect(tmp_path, ["01_two"], {"01_two": {"twice", "twice_check"}})
+    assert one.state.startswith("unknown exercise")
+
+
+def test_a_member_that_cannot_be_read_and_a_name_in_other_letters_hinder_nobody(tmp_path):
+    import zipfile
+
+    path, inner = tmp_path / "in.zip", tmp_path / "inner.zip"
+    good = nbformat.writes(new_notebook()).encode()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("01_two/01_two.ipynb", good)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("ann/01_two.ipynb", "bad/01_two.ipynb"):
+            archive.writestr(name, good)
+        archive.write(inner, "zoe/work.zip")
+        archive.writestr("cut/work.zip", inner.read_bytes()[:80])
+    content = bytearray(path.read_bytes())
+    content[content.index(b"bad/01_two.ipynb") + 30] ^= 1
+    path.write_bytes(content)
+    found = {one.file: one for one in submissions.collect(path, ["01_two"])}
+    assert found["ann/01_two.ipynb"].state == found["zoe/work.zip/01_two/01_two.ipynb"].state == "graded"
+    assert found["zoe/work.zip/01_two/01_two.ipynb"].student == "zoe"
+    assert found["bad/01_two.ipynb"].state.startswith("it cannot be read: BadZipFile: Bad CRC-32")
+    assert found["cut/work.zip"].state.startswith("not a notebook")
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"J\xfcrgen_01_two.ipynb")).write_bytes(good)
+    path.rename(tmp_path / "in" / "week.zip")
+    found = submissions.collect(tmp_path / "in", ["01_two"])
+    assert {one.student for one in found if one.state == "graded"} == {"Jürgen", "ann", "zoe"}
+    gradebook.merge(found, tmp_path / "grades.csv")
+    assert "Jürgen" in (tmp_path / "grades.csv").read_text(encoding="utf-8-sig")
+
+
+def test_what_lies_beside_a_notebook_is_its_students(tmp_path):
+    files = ["Jane_1/09_two.ipynb", "Jane_1/points.csv", "Jane_1/data/x.csv", "Bob_2/09_two.ipynb", "Bob_2/big.csv"]
+    for name in files:
+        notebook_of(tmp_path / name)
+    (tmp_path / "Bob_2" / "big.csv").write_bytes(b" " * (submissions.BESIDE + 1))
+    found = {one.file: one for one in submissions.collect(tmp_path, ["09_two"])}
+    assert found["Jane_1/09_two.ipynb"].beside.keys() == {"points.csv", "data/x.csv"}
+    assert "can read it" in found["Jane_1/points.csv"].state and found["Bob_2/09_two.ipynb"].beside == {}
+    flat = tmp_path / "flat"
+    for name in ("doejane_11_111_09_two.ipynb", "doejane_11_112_points.csv", "leebob_12_113_09_two.ipynb"):
+        notebook_of(flat / name)
+    found = {one.file: list(one.beside) for one in submissions.collect(flat, ["09_two"])}
+    assert found["doejane_11_111_09_two.ipynb"] == ["points.csv"] and found["leebob_12_113_09_two.ipynb"] == []
 
 
 def notebook_of(path, cells=None):
@@ -737,3 +906,92 @@ def test_each_mark_below_the_maximum_has_a_reason_in_the_table_and_the_days_are_
     gradebook.merge([one], path, datetime(2026, 11, 27, 12))
     (row,) = rows_of(path)
     assert row["remarks"] == "twice: wrong" and row["days late"] == "2"
+    for late, said in ((99.7, "99.7"), (123, "123"), (0.05, "0.05"), (-1, "0")):
+        one = graded_one(points=0.0)
+        one.when = datetime(2026, 11, 27, 12).timestamp() + 86400 * late
+        gradebook.merge([one], path, datetime(2026, 11, 27, 12))
+        assert rows_of(path)[0]["days late"] == said
+
+
+def test_a_blank_answer_that_is_handed_in_again_is_open_and_what_was_typed_for_it_counts(tmp_path):
+    path, blank = tmp_path / "grades.csv", graded_one(written=0.0)
+    blank.scores["twice_why"]["failed"] = "nothing was written"
+    gradebook.merge([blank], path)
+    assert rows_of(path)[0]["twice_why (written)"] == "0"
+    later = graded_one()
+    gradebook.merge([later], path)
+    assert later.by_hand == 2 and later.remarks == [] and rows_of(path)[0]["twice_why (written)"] == ""
+    rows = [
+        {name: value for name, value in row.items() if name != "twice_why (written) by the checks"}
+        for row in (gradebook.merge([copy.deepcopy(blank)], path), rows_of(path))[1]
+    ]  # as an earlier version wrote it
+    gradebook.save(path, [list(rows[0]), *(list(row.values()) for row in rows)])
+    gradebook.merge([earlier := graded_one()], path)
+    assert earlier.by_hand == 2
+    gradebook.merge([copy.deepcopy(blank)], path)
+    typed_into(path, twice_why_written="1")
+    again = graded_one()
+    gradebook.merge([again], path)
+    assert again.points == 4 and not again.by_hand
+
+
+def test_rows_that_are_not_graded_this_time_stay_with_what_was_typed_into_them(tmp_path):
+    path, other = tmp_path / "grades.csv", graded_one()
+    gradebook.merge([graded_one()], path)
+    typed_into(path, twice_why_written="1.5")
+    other.student, other.file = "ben", "ben.ipynb"
+    broken = submissions.Submission("mia.ipynb", "mia", "01_two", state="not a notebook: no JSON")
+    for found in ([other], [broken], [other, broken]):
+        gradebook.merge(found, path)
+        kept = next(row for row in rows_of(path) if row["state"] == gradebook.KEPT and row["student"] == "mia")
+        assert (kept["twice_why (written)"], kept["points"]) == ("1.5", "3")
+    one = graded_one()
+    gradebook.merge([one], path)
+    assert one.points == 4.5 and [row["student"] for row in rows_of(path)] == ["mia", "ben"]
+
+
+def test_columns_of_ones_own_and_names_that_a_spreadsheet_changed_are_kept(tmp_path):
+    path, one = tmp_path / "grades.csv", graded_one()
+    one.student, one.file = "007", "007_01_two.ipynb"
+    late = submissions.Submission("old.ipynb", "007", "01_two", state="not graded: 007_01_two.ipynb is newer")
+    gradebook.merge([copy.deepcopy(one), copy.deepcopy(late)], path)
+    table = [
+        row | {"student": "7", "my notes": note} for row, note in zip(rows_of(path), ("asked", "in time"), strict=True)
+    ]
+    table[0]["twice_why (written)"] = "2"
+    gradebook.save(path, [list(table[0]), *(list(row.values()) for row in table)])
+    for _ in range(2):
+        gradebook.merge([copy.deepcopy(one), copy.deepcopy(late)], path)
+        rows = rows_of(path)
+        assert [row["my notes"] for row in rows] == ["asked", "in time"] and len(rows) == 2
+        assert (rows[0]["student"], rows[0]["points"]) == ("007", "5")
+
+
+def test_a_table_that_cannot_be_read_stops_grading_before_anything_is_done(tmp_path, small_course):
+    notebook_of(tmp_path / "in" / "mia" / "01_two.ipynb", good_set())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "grades.csv").write_text("name,points\nmia,1\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="a column must be named student"):
+        grading.grade(tmp_path / "in", tmp_path / "out", argparse.Namespace(), small_course)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["grades.csv"]
+
+
+def test_different_points_in_two_rows_of_one_student_are_named(tmp_path):
+    path = tmp_path / "grades.csv"
+    gradebook.merge([graded_one()], path)
+    typed_into(path, twice_why_written="1")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines, lines[1].replace(",1,", ",2,")]), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"mia, twice_why \(written\) must be the same in all rows .* '1' and '2'"):
+        gradebook.merge([graded_one()], path)
+
+
+def test_a_name_that_begins_like_a_formula_keeps_its_points(tmp_path):
+    for name in ("=cmd", "'=cmd", "''@x", "+1"):
+        path, one = tmp_path / f"{len(name)}{name[0] == '='}.csv", graded_one()
+        one.student = name
+        gradebook.merge([copy.deepcopy(one)], path)
+        assert rows_of(path)[0]["student"].startswith("'")
+        typed_into(path, twice_why_written="1")
+        gradebook.merge([one], path)
+        assert one.points == 4

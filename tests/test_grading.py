@@ -1,9 +1,17 @@
 """The grader: right answers keep their marks whatever else is in a notebook, and nothing in one buys marks."""
 
 import argparse
+import array
+import collections
+import contextlib
 import copy
+import decimal
+import fractions
+import io
 import json
 import os
+import site
+import sys
 
 import nbformat
 import numpy as np
@@ -313,6 +321,21 @@ VALUES = [
     torch.ones(2, 3), torch.tensor(1.5, dtype=torch.float64), torch.tensor([1, 2]), np.arange(4.0), np.float32(2),
     np.array(["a"]), pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}), pd.Series([1, 2], index=[5, 7]),
 ]  # fmt: skip
+NUMBERS = {  # what NumPy takes for numbers -> the same as floats
+    "Fraction": (fractions.Fraction(1, 4), 0.25),
+    "Decimal": (decimal.Decimal("2.5"), 2.5),
+    "deque": (collections.deque([1, 2.5]), [1, 2.5]),
+    "array": (array.array("d", [1, 2.5]), [1, 2.5]),
+    "Index": (pd.Index([3, 5]), [3, 5]),
+    "list of fractions": ([fractions.Fraction(1, 4), 1], [0.25, 1]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_a_check_takes_for_numbers_arrives_as_numbers(name):
+    value, right = NUMBERS[name]
+    got = plain.decode(json.loads(json.dumps(plain.encode(value))))
+    assert np.array_equal(np.asarray(got, float), right)
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
@@ -374,6 +397,12 @@ def test_a_page_shows_the_text_of_the_sheet_and_the_points_and_no_code_of_the_st
     assert "<script>alert" not in page and "javascript:alert" not in page and "&lt;script&gt;alert" in page
 
 
+@pytest.mark.parametrize("source", ["\x00", "(" * 2000, "def f(:"])
+def test_a_cell_that_cannot_be_read_stops_no_plan(source, sheet):
+    notebook, _ = submissions.repair(solved(own=source)(sheet), sheet)
+    assert [one["name"] for one in judging.plan(notebook)][-1] == "climb_inf_check"
+
+
 def test_only_cells_on_which_an_answer_depends_are_run(sheet):
     notebook = solved(own="def helper(x):\n    return x", last="print(climb({}, 1))")(sheet)
     cell(notebook, "climb").source = "def climb(g, rho):\n    return helper(g)"
@@ -383,10 +412,182 @@ def test_only_cells_on_which_an_answer_depends_are_run(sheet):
     assert kinds == [*answers, ("code", "climb_inf"), ("call", "climb_inf_check")]
 
 
+OWN = {  # cells of the student's own, and an answer that needs what they leave behind
+    "import *": ("from math import *", "def climb(grads, rho):\n    return sqrt(4.0)"),
+    "exec": ("exec('def two(): return 2.0')", "def climb(grads, rho):\n    return two()"),
+    "a file": (
+        "%%writefile mytools.py\ndef two():\n    return 2.0",
+        "from mytools import two\nclimb = lambda g, r: two()",
+    ),
+    "the type": (
+        "torch.set_default_dtype(torch.float64)",
+        "climb = lambda g, r: float(torch.zeros(1).element_size()) / 4",
+    ),
+    "an entry": ("box = {}\n%%", "box['two'] = 2.0", "climb = lambda g, r: box['two']"),
+    "an attribute": (
+        "class Box:\n    pass\n%%",
+        "Box.two = staticmethod(lambda: 2.0)",
+        "climb = lambda g, r: Box.two()",
+    ),
+    "magics": ("%matplotlib inline\n!ls\nclimb = lambda g, r: 2.0",),
+    "%run": ("%%writefile t.py\ntwo = 2.0", "%run t.py", "climb = lambda g, r: two"),
+}
+
+
+@pytest.fixture(scope="module")
+def confined(sheet, tmp_path_factory):
+    """What one process said of all these cells, and of a look for the seed and a file that was handed in."""
+    cells, at = [{"kind": "given", "name": "", "source": "import os, pathlib, torch"}], {}
+    look = "print(os.environ.get('SAM_LITE_CHECK_SEED'), pathlib.Path('/proc/self/environ').read_text().count('CHECK_SEED'))\n"
+    look += (
+        "print(sorted(p.name for p in pathlib.Path().iterdir() if p.is_file()), pathlib.Path('points.csv').read_text())"
+    )
+    spy = "import numpy\nkept, numpy.allclose = numpy.allclose, lambda *a, **k: True"
+    for name, sources in {"look": (look, "climb = lambda g, r: os.environ.get('SAM_LITE_CHECK_SEED')"), **OWN}.items():
+        notebook = solved(sources[-1].replace("\n%%", ""))(sheet)
+        place = [one.id for one in notebook.cells].index("climb-text") + 1
+        notebook.cells[place:place] = [new_code_cell(source.replace("\n%%", "")) for source in sources[:-1]]
+        planned = judging.plan(submissions.repair(notebook, sheet)[0])
+        of = next(i for i, one in enumerate(planned) if one["kind"] == "call")
+        if name == "look":
+            planned.insert(2, {"kind": "given", "name": "", "source": look})
+            of += 1
+        cells += planned[: of + 1]
+        at[name] = len(cells) - 1
+    cells += [{"kind": "given", "name": "", "source": spy}, cells[-1]]
+    cells += [{"kind": "given", "name": "", "source": "numpy.allclose = kept"}]
+    request = {"seconds": 200, "cell_seconds": 60, "memory_gb": 8, "seed": 7, "private": "", "prefix": []}
+    request |= {"modules": ["sam_lite.checks.set_05"], "beside": {"points.csv": "MSwy"}}
+    work = tmp_path_factory.mktemp("work")
+    told, replaced = judging.run(cells, request, work)
+    return {name: told[i] for name, i in at.items()}, [told[i].get("said", "") for i in told], replaced
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_an_answer_has_what_cells_before_it_left_behind(confined, name):
+    told, _, _ = confined
+    assert [entry.get("returned") for entry in told[name]["log"]][:1] == [{"number": "2.0"}], told[name]
+
+
+@pytest.mark.slow
+def test_the_seed_is_not_found_and_a_function_that_was_put_back_is_named(confined):
+    told, said, replaced = confined
+    assert [text for text in said if "points.csv" in text] == ["None 0\n['points.csv'] 1,2\n"]
+    assert told["look"]["log"][0]["returned"] is None
+    assert replaced == ["numpy.allclose"]
+
+
+PLANT = """import os, pathlib, sys, site
+text = "import os; os.path.exists({mark!r}) or os.close(os.open({mark!r}, os.O_CREAT))"
+for folder in (pathlib.Path.home(), pathlib.Path(site.getusersitepackages()), pathlib.Path({user!r})):
+    for name in ("json", "base64", "sitecustomize", "usercustomize"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / (name + ".py")).write_text(text)
+        except OSError:
+            pass
+os._exit(0)"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not confine.can_confine_files(), reason="this system has no Landlock")
+def test_what_an_answer_leaves_in_its_folder_is_not_run_before_the_next_one_is_confined(tmp_path, monkeypatch):
+    mark, work = str(tmp_path / "escaped"), tmp_path / "work"
+    work.mkdir()
+    home = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    cells = [{"kind": "code", "name": "a", "source": PLANT.format(mark=mark, user=f".local/{home}")}]
+    cells += [{"kind": "check", "name": "a_check", "source": "1 + 1"}]
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", str(ROOT)) + os.pathsep)  # as it is easily set
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", True)
+    request = {"seconds": 100, "cell_seconds": 60, "memory_gb": 8, "seed": 7, "private": "", "prefix": []}
+    told, _ = judging.run(cells, request | {"modules": [], "beside": {"json.py": ""}}, work)
+    assert "it ended the process" in told[0]["failed"] and told[1].get("error") == "", told
+    assert not os.path.exists(mark)
+
+
+def test_a_process_that_does_not_start_is_no_answer(sheet, tmp_path, monkeypatch):
+    for name in ("SAM_LITE_CHECK_SEED", "SAM_LITE_PRIVATE_CHECKS"):
+        monkeypatch.setenv(name, "")  # what `judge` sets goes again
+    paths = {name: str(tmp_path / f"{name}.ipynb") for name in ("handed", "expected")}
+    nbformat.write(solved()(sheet), paths["handed"]), nbformat.write(sheet, paths["expected"])
+    request = {"seconds": 100, "cell_seconds": 60, "memory_gb": 8, "seed": 7, "private": "", "prefix": ["false"]}
+    result = judging.judge(request | paths | {"work": str(tmp_path), "beside": {}})
+    assert result["state"] == "not graded: the process of the answers did not start: 1" and result["scores"] == {}
+
+
+def test_a_check_that_stopped_there_says_why(monkeypatch):
+    monkeypatch.setenv("SAM_LITE_CHECK_SEED", "7")
+    call = {"kind": "call", "module": "set_05", "check": "climb", "names": ["climb"]}
+    assert judging.verdict(call, {"log": [], "stopped": "ε: it is wrong"}) == ("ε: it is wrong", "")
+    assert judging.verdict(call, {"log": []}) == ("the answer's process stopped before the check was over", "")
+
+
+LOOKING = ["set_05.expect = spy", "setattr(set_05, 'expect', spy)", "os.environ['SAM_LITE_CHECK_SEED']",
+           "from sam_lite import checks", "from sam_lite.checks import Draw"]  # fmt: skip
+
+
+def test_code_that_reaches_into_the_checks_is_named_and_given_imports_are_not(sheet, monkeypatch, tmp_path):
+    monkeypatch.setattr(judging, "run", lambda cells, *_: ({i: {"failed": "not run"} for i in range(len(cells))}, []))
+    for name in ("SAM_LITE_CHECK_SEED", "SAM_LITE_PRIVATE_CHECKS"):
+        monkeypatch.setenv(name, "")
+    nbformat.write(sheet, tmp_path / "expected.ipynb")
+    request = {"seconds": 1, "seed": 7, "private": "", "work": str(tmp_path), "handed": str(tmp_path / "handed.ipynb")}
+    for own in (*LOOKING, "from sam_lite.checks import set_05", "assert set_05.climb == 3"):
+        nbformat.write(solved(own=own)(sheet), request["handed"])
+        remarks = judging.judge(request | {"expected": str(tmp_path / "expected.ipynb")})["remarks"]
+        assert any("looks at what calls it" in remark for remark in remarks) == (own in LOOKING), own
+
+
+def test_the_project_has_the_time_that_its_sheet_names():
+    project = nbformat.read(ROOT / "exercises" / "09_project" / "09_project.ipynb", as_version=4)
+    assert (
+        judging.longer(project) == 600 and "may take 10 minutes on one core" in cell(project, "experiment-text").source
+    )
+    made = {one["name"]: one.get("seconds") for one in judging.plan(project) if one["kind"] == "call"}
+    assert made == {"experiment_check": 600, "verdict_check": None}
+    others = [path for path in (ROOT / "exercises").glob("*/*.ipynb") if path.stem != "09_project"]
+    assert {judging.longer(nbformat.read(path, as_version=4)) for path in others} == {0}
+
+
+def test_pieces_of_an_answer_stay_cells_of_their_own(sheet):
+    for first in ("def climb(grads, rho):\n    return {name for", "print(climb({}, 0.1))", "%%time\n" + CLIMB):
+        notebook = solved(first)(sheet)
+        second = copy.deepcopy(cell(notebook, "climb"))
+        second.source = "%%time\n" + CLIMB
+        notebook.cells.insert([one.id for one in notebook.cells].index("climb") + 1, second)
+        repaired, remarks = submissions.repair(notebook, sheet)
+        sources = [one["source"] for one in judging.plan(repaired) if one["name"] == "climb"]
+        assert sources == [first, second.source] and "climb is there more than once" in remarks[0]
+    head, tail = CLIMB.split("\n", 1)  # a cell that was split in the middle is one again
+    cell(notebook, "climb").source, second.source = head, tail
+    repaired, _ = submissions.repair(notebook, sheet)
+    assert [one["name"] for one in judging.plan(repaired)].count("climb") == 1
+
+
+def test_an_answer_that_is_assigned_is_found_without_its_marks(sheet):
+    lengths = "climb = lambda grads, rho: grads"
+    notebook = solved(lengths, then=bare)(sheet)
+    repaired, _ = submissions.repair(notebook, sheet)
+    assert cell(repaired, "climb").source == lengths
+
+
+def test_a_table_of_the_project_may_have_an_index_with_the_name_of_a_column(monkeypatch):
+    from sam_lite.checks import set_09
+
+    def experiment(seeds):
+        rows = [{"condition": name, "seed": seed, "gradients": 10, "value": seed + 0.1 * i}
+                for i, name in enumerate("AB") for seed in seeds]  # fmt: skip
+        return pd.DataFrame(rows).set_index(["condition", "seed"], drop=False)
+
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        set_09.experiment(experiment)
+    assert said.getvalue() == "Part 2, the comparison: right.\n"
+
+
 @pytest.mark.skipif(not confine.can_confine_files(), reason="this system has no Landlock")
 def test_a_confined_process_reads_and_writes_its_own_folder_only(tmp_path):
     import subprocess
-    import sys
 
     own, other = tmp_path / "own", tmp_path / "other"
     own.mkdir(), other.mkdir()

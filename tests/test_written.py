@@ -166,11 +166,68 @@ def test_points_that_belong_nowhere_or_cannot_be_change_nothing(row, said, tmp_p
     assert grades.read_bytes() == before
 
 
+def test_a_comment_is_taken_as_it_was_typed(tmp_path):
+    zoe = written.code_of("Zoë Doe_2", "05_sam", 7)
+    for said in ("'=x is no formula", "=2", "''+1", 'a\u00a0b; c, "d"'):
+        saved, grades = table(tmp_path / "points.csv", [zoe, "accumulated_why", "1", said]), tmp_path / "grades.csv"
+        gradebook.merge(class_of_two(), grades, marks=written.points([saved], class_of_two(), 7))
+        one, _ = found = class_of_two()
+        gradebook.merge(found, grades)
+        assert one.scores["accumulated_why"]["comment"] == " ".join(said.split())
+
+
 def test_another_table_is_named(tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(SystemExit, match="other.csv: its columns must be answer, part, points, comment"):
+    with pytest.raises(SystemExit, match="other.csv: a column must be named answer"):
         written.points([other], class_of_two(), 7)
+
+
+def as_saved(text, form):
+    """A table as spreadsheets save it: with other separators, a line that names the separator, other letters."""
+    separator, encoding, first = form
+    rows = list(csv.reader(text.lstrip("\ufeff").splitlines()))
+    lines = [separator.join(f'"{cell}"' if separator in cell else cell for cell in row) for row in rows]
+    return (first + "\r\n".join(lines) + "\r\n").encode(encoding)
+
+
+FORMS = [
+    (",", "utf-8", ""), (";", "utf-8-sig", ""), ("\t", "utf-16", ""), (";", "cp1252", "sep=;\r\n"),
+    (",", "cp1252", '"sep=,"\n'), ("\t", "utf-8", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_tables_are_read_as_spreadsheets_save_them(form, tmp_path):
+    grades, saved = tmp_path / "grades.csv", tmp_path / "points.csv"
+    zoe = written.code_of("Zoë Doe_2", "05_sam", 7)
+    saved.write_bytes(as_saved(f"answer,part,points,comment\n{zoe},accumulated_why,3.5,schön", form))
+    gradebook.merge(class_of_two(), grades, marks=written.points([saved], class_of_two(), 7))
+    grades.write_bytes(as_saved(grades.read_text(encoding="utf-8-sig"), form))
+    found = class_of_two()
+    gradebook.merge(found, grades)
+    assert (found[0].points, found[0].scores["accumulated_why"]["comment"]) == (6.5, "schön")
+    assert "Zoë Doe_2" in grades.read_text(encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize("content", ["name,points\nmia,1\n", "student|exercise\nmia|05_sam\n", "\0\0"])
+def test_a_table_that_cannot_be_read_is_left_alone(content, tmp_path):
+    grades = tmp_path / "grades.csv"
+    grades.write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit, match="grades.csv: a column must be named student, .* Nothing was written"):
+        gradebook.merge(class_of_two(), grades)
+    assert grades.read_text(encoding="utf-8") == content
+
+
+def test_no_code_of_an_answer_looks_like_a_number():
+    codes = [written.code_of(f"student {i}", "05_sam", 7) for i in range(500)]
+    assert len(set(codes)) == 500 and all(re.fullmatch("[a-z][0-9a-f]{8}", code) for code in codes)
+
+
+def test_a_table_that_was_saved_with_codes_without_the_letter_is_read(tmp_path):
+    zoe = written.code_of("Zoë Doe_2", "05_sam", 7)
+    saved = table(tmp_path / "points.csv", [zoe[1:], "accumulated_why", "2", ""])
+    assert written.points([saved], class_of_two(), 7)[("Zoë Doe_2", "05_sam")]["accumulated_why (written)"] == "2"
 
 
 def test_in_a_browser_points_are_kept_and_saved(chrome, solution, tmp_path):
@@ -223,6 +280,7 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
         handed_in("O'Neill Pat_124_assignsubmission_file_/05_sam.ipynb", 5),
         handed_in("Open Max_125_assignsubmission_file_/05_sam.ipynb", None),
         handed_in("doejane_LATE_12345_67890_05_sam-1.ipynb", 2),
+        handed_in("leebob_12346_67891_work.zip/05_sam/05_sam.ipynb", 2),
         handed_in("mia_05_sam.ipynb", 2),
     ]
     for one in found:
@@ -240,6 +298,7 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
         "Student,ID,SIS User ID,SIS Login ID,Section,05_sam",
         "Points Possible,,,,,8",
         "doejane,12345,,,,5",
+        "leebob,12346,,,,5",
     ]
     assert table == {}
     with zipfile.ZipFile(tmp_path / "give_back" / "moodle_05_sam.zip") as archive:
@@ -249,7 +308,7 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
         "O Neill Pat_124_assignsubmission_file_/05_sam.html": "O_Neill Pat_124",
     }
     with zipfile.ZipFile(tmp_path / "give_back" / "canvas_05_sam.zip") as archive:
-        assert archive.namelist() == ["doejane_LATE_12345_67890_05_sam-1.html"]
+        assert archive.namelist() == ["doejane_LATE_12345_67890_05_sam-1.html", "leebob_12346_67891_work.html"]
 
 
 # ---------------------------------------------------------------- nearly equal code

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from plain import encode
+from sam_lite.checks import SEED
 
 SHOWN = 4000  # characters of what a cell prints
 
@@ -60,13 +61,13 @@ class Recorder:
 def fingerprint() -> dict:
     """The functions of the course and of its libraries, by name: to see whether one was replaced."""
     watched = ["numpy", "numpy.linalg", "torch", "torch.linalg", "torch.nn.functional", "torch.func", "torch.Tensor"]
-    watched += [name for name in sys.modules if name.startswith("sam_lite.")]
+    watched += ["numpy.random", "sam_lite.checks.Draw", *(name for name in sys.modules if name.startswith("sam_lite."))]
     found = {}
     for name in watched:
         module, _, kind = name.rpartition(".")
         owner = sys.modules.get(name) or getattr(sys.modules.get(module), kind, None)
         for attribute, value in list(vars(owner).items()) if owner is not None else ():
-            if callable(value) and not attribute.startswith("__"):
+            if callable(value) and (not attribute.startswith("__") or attribute == "__init__"):
                 found[f"{name}.{attribute}"] = value
     return found
 
@@ -74,8 +75,23 @@ def fingerprint() -> dict:
 def replaced(before: dict, after: dict) -> list[str]:
     """The functions that are others now, and that no library put there."""
     changed = [name for name in before if after.get(name) is not before[name]]
-    home = lambda value: (getattr(value, "__module__", None) or "").partition(".")[0]  # noqa: E731
-    return sorted(name for name in changed if home(after.get(name)) != name.partition(".")[0])
+    return sorted(name for name in changed if _home(after.get(name)) != name.partition(".")[0])
+
+
+def _home(value) -> str:
+    """The package that a function comes from; of one from a cell none, whatever it says of itself."""
+    written = getattr(getattr(value, "__code__", None), "co_filename", "")
+    return "" if written.startswith("<ipython") else (getattr(value, "__module__", None) or "").partition(".")[0]
+
+
+@contextlib.contextmanager
+def check_seed(seed: str):
+    """The seed of the checks, for the time of one check: a cell of the student's does not find it."""
+    os.environ[SEED] = seed
+    try:
+        yield
+    finally:
+        os.environ.pop(SEED, None)
 
 
 def said(result) -> str:
@@ -92,10 +108,14 @@ def main(request: dict, out) -> None:
         importlib.import_module(name)
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     shell.showtraceback = lambda *_, **__: None
+    shell.enable_gui, shell.system = lambda *_, **__: None, shell.system_raw  # there is no window and no terminal
     shell.ask_exit = lambda: None  # exit() would end a kernel after its cell, and with it what comes later
-    before = fingerprint()
+    before, others = fingerprint(), set()
+    seed = str(request.pop("seed"))
+    sys.path.append(os.getcwd())  # as in a kernel, but behind everything else
     logging.disable(logging.CRITICAL)
     for number, cell in enumerate(request["cells"]):
+        others |= set(replaced(before, fingerprint())) if cell["kind"] == "call" else set()
         out({"begin": number})
         told: dict[str, object] = {"end": number}
         stream = Capped()
@@ -107,18 +127,22 @@ def main(request: dict, out) -> None:
                     told["missing"] = [name for name in names if name not in shell.user_ns]
                 else:
                     check = getattr(importlib.import_module(f"sam_lite.checks.{cell['module']}"), cell["check"])
-                    with contextlib.suppress(Exception, SystemExit):
-                        check(*answers)
+                    try:
+                        with check_seed(seed):
+                            check(*answers)
+                    except (Exception, SystemExit) as error:
+                        told["stopped"] = f"{type(error).__name__}: {error}".removeprefix("Wrong: ")[:400]
                 told["log"] = log
             else:
                 told["error"] = said(shell.run_cell(cell["source"], silent=True))
         told["said"] = stream.kept
         out(told)
-    out({"replaced": replaced(before, fingerprint())[:20]})
+    out({"replaced": sorted(others | set(replaced(before, fingerprint())))[:20]})
 
 
 if __name__ == "__main__":
     asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(sys.argv[1]).unlink()  # it holds the seed
     import confine
 
     if asked["alone"]:

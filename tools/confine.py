@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 NUMBERS = {"create": 444, "add": 445, "restrict": 446}  # of Landlock's calls, the same on every processor
 WRITES = 0b111111110010  # write_file, and all that makes, moves and removes files and folders
 READS = 0b000000001101  # execute, read_file, read_dir
+LIBRARIES = ("numpy", "torch", "pandas", "scipy", "matplotlib", "IPython", "nbformat")
 
 
 def isolation() -> list[str]:
@@ -65,6 +67,9 @@ def confine_files(readable: Sequence[Path], writable: Sequence[Path]) -> bool:
 def needed_folders() -> list[Path]:
     """What Python, its packages and the course need to read."""
     names = {sys.prefix, sys.base_prefix, *("/usr /lib /lib64 /bin /etc /proc /dev /sys /opt".split())}
+    names |= {path for path in sys.path if path.rstrip("/").endswith("-packages")}
+    found = [importlib.util.find_spec(name) for name in LIBRARIES]  # wherever they were installed
+    names |= {str(Path(spec.origin).parent.parent) for spec in found if spec and spec.origin}
     import sam_lite
 
     return [Path(name) for name in sorted(names)] + [Path(sam_lite.__file__).parent, Path(__file__).parent]

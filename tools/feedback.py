@@ -100,8 +100,8 @@ def pictures(handed: NotebookNode, expected: NotebookNode) -> list[str]:
             bundles += [output.get("data") or {} for output in cell.get("outputs", [])]
         for bundle in bundles:
             for kind in ("image/png", "image/jpeg"):
-                data = "".join("".join(bundle.get(kind, "") if isinstance(bundle, Mapping) else "").split())
-                with contextlib.suppress(binascii.Error, ValueError):
+                with contextlib.suppress(binascii.Error, ValueError, TypeError):
+                    data = "".join("".join(bundle.get(kind, "") if isinstance(bundle, Mapping) else "").split())
                     if data and len(data) <= room and base64.b64decode(data, validate=True):
                         found.append(f"data:{kind};base64,{data}")
                         room -= len(data)

@@ -1,9 +1,11 @@
 """The tables of a class: grades.csv, with the points that an instructor typed into it, and the report."""
 
 import collections
+import contextlib
 import csv
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +14,8 @@ from submissions import Submission
 
 FIRST = ["student", "exercise", "points", "of", "by hand", "days late", "state", "remarks", "file"]
 WRITTEN, COMMENT = " (written)", " (comment)"  # end the names of columns that are filled in by hand
+CHECKED = " by the checks"  # ends the names of columns with what was given before anybody typed
+KEPT = "kept from an earlier run: no marks were made for it now"
 FORMULA = ("=", "+", "-", "@")  # begin what a spreadsheet would compute
 STYLE = (
     "body{font:16px sans-serif;margin:2em;max-width:70em}td,th{text-align:left;padding:.2em .8em;vertical-align:top}"
@@ -29,29 +33,60 @@ def merge(
 ) -> None:
     """Write grades.csv, a row for each file. What somebody typed into a column of a part stays, and counts.
 
+    Rows of students and exercises that have no marks this time stay as they are, and so do columns of one's own.
     marks: (student, exercise) -> column -> what a page of written answers says; it counts more than the last table.
     """
-    typed = _typed(path)
+    before, rows = _last(path, found), []
+    typed, own = _typed(before, path), _own(before)
     for whose, said in (marks or {}).items():
         typed[whose] = {**typed.get(whose, {}), **said}
     for one in found:
         _by_hand(one, typed.get((one.student, one.exercise), {}), path)
-    columns = []
-    for one in sorted(found, key=lambda one: one.exercise):
-        for name, score in one.scores.items():
-            columns += [column(name, score), *([name + COMMENT] if score.get("written") else [])]
-    columns = list(dict.fromkeys(columns))
-    checked = [name for name in columns if not name.endswith((WRITTEN, COMMENT))]
-    rows = [[*FIRST, *columns, *(f"{name} by the checks" for name in checked)]]
+    marked = {(one.student, one.exercise) for one in found if one.scores}
     for one in sorted(found, key=lambda one: (one.exercise, one.student, one.file)):
-        cells = {column(name, score): _shown(score["points"]) for name, score in one.scores.items()}
-        cells |= {name + COMMENT: score.get("comment", "") for name, score in one.scores.items()}
-        auto = {column(name, score): _shown(score["auto"]) for name, score in one.scores.items()}
         sums = [f"{one.points:g}", f"{one.of:g}", f"{one.by_hand:g}"] if one.scores else ["", "", ""]
-        late = f"{max(0.0, (one.when - due.timestamp()) / 86400):.2g}" if due and one.scores else ""
-        row = [one.student, one.exercise, *sums, late, one.state, "; ".join([*one.remarks, *_reasons(one)]), one.file]
-        rows.append([*row, *(cells.get(name, "") for name in columns), *(auto.get(name, "") for name in checked)])
-    save(path, rows)
+        late = f"{round(max(0.0, (one.when - due.timestamp()) / 86400), 3):g}" if due and one.scores else ""
+        first = [one.student, one.exercise, *sums, late, one.state, "; ".join([*one.remarks, *_reasons(one)]), one.file]
+        row = dict(zip(FIRST, first, strict=True))
+        for name, score in one.scores.items():
+            part = column(name, score)
+            row |= {part: _shown(score["points"])}
+            row |= {name + COMMENT: score.get("comment", "")} if score.get("written") else {}
+            row |= {part + CHECKED: _shown(score["auto"])}
+        key = (one.student, one.exercise)
+        mine = own.get(key, {}) | typed.get(key, {}) if one.scores else {}
+        rows.append(mine | own.get(one.file, {}) | row)
+    for row in before:
+        gone = row["file"] not in {one.file for one in found} and own[row["file"]]
+        if (row["student"], row["exercise"]) not in marked and (_parts(row) or gone):
+            rows.append(row | {"state": KEPT})
+    names = [name for row in sorted(rows, key=lambda row: row["exercise"]) for name in row if name not in FIRST]
+    names = sorted(dict.fromkeys(names), key=lambda name: name.endswith(CHECKED))
+    save(path, [[*FIRST, *names], *([row.get(name, "") for name in [*FIRST, *names]] for row in rows)])
+
+
+def _parts(row: Mapping[str, str]) -> dict[str, str]:
+    """The columns of parts that are filled in: those that this program made."""
+    return {
+        name: value.strip()
+        for name, value in row.items()
+        if value.strip() and (name.endswith((WRITTEN, COMMENT)) or name + CHECKED in row)
+    }
+
+
+def _own(rows: Sequence[Mapping[str, str]]) -> dict[object, dict[str, str]]:
+    """File, and (student, exercise) -> what stands in columns that somebody added to the table."""
+    found: dict[object, dict[str, str]] = {}
+    for row in rows:
+        parts = _parts(row)
+        mine = {
+            name: value
+            for name, value in row.items()
+            if value and name not in FIRST and name not in parts and not name.endswith(CHECKED)
+        }
+        for key in (row["file"], (row["student"], row["exercise"])):
+            found[key] = found.get(key, {}) | mine
+    return found
 
 
 def _by_hand(one: Submission, mine: Mapping[str, str], path: Path) -> None:
@@ -74,7 +109,7 @@ def save(path: Path, rows: Sequence[Sequence[str]], *, bom: bool = True) -> None
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with part.open("w", encoding="utf-8-sig" if bom else "utf-8", newline="") as file:
-        csv.writer(file).writerows([["'" + text if text[:1] in FORMULA else text for text in row] for row in rows])
+        csv.writer(file).writerows([[_guarded(text) for text in row] for row in rows])
     part.replace(path)
 
 
@@ -85,32 +120,68 @@ def _reasons(one: Submission) -> list[str]:
     ]
 
 
-def _typed(path: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """(student, exercise) -> column -> what somebody typed into the last grades.csv."""
-    if not path.is_file():
-        return {}
-    text = path.read_text(encoding="utf-8-sig")
-    found, separator = {}, ","
-    if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):  # as spreadsheets in Europe save it
-        separator = ";"
-    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=separator):
-        row = {name: _unguarded(value) for name, value in row.items() if isinstance(value, str)}
-        student = row.get("student") or ""
-        mine = {
-            name: value.strip()
-            for name, value in row.items()
-            if name and name not in FIRST and not name.endswith(" by the checks") and (value or "").strip()
-        }
-        mine = {
-            name: value for name, value in mine.items() if value != (row.get(f"{name} by the checks") or "").strip()
-        }
-        if mine:
-            found.setdefault((student, row.get("exercise") or ""), {}).update(mine)
+def table(path: Path, column: str) -> list[dict[str, str]]:
+    """The rows of a table as any spreadsheet saves it. Raises SystemExit if it has no such column: nothing is lost yet."""
+    content = path.read_bytes() if path.is_file() else b""
+    if not content.strip():
+        return []
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    for encoding in ("utf-16",) if wide else ("utf-8-sig", "cp1252", "latin-1"):
+        with contextlib.suppress(UnicodeError):
+            text = content.decode(encoding)
+            break
+    else:
+        raise SystemExit(f"{path}: it begins as UTF-16 and is none; save it as CSV, UTF-8. Nothing was written.")
+    if said := re.match('"?sep=(.)"?[^\\r\\n]*(\\r\\n|\\r|\\n)', text):
+        text = text[said.end() :]
+    for separator in (said[1],) if said else (",", ";", "\t"):
+        head, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row] or [[]]
+        if column in (head := [name.strip() for name in head]):
+            head = [name or f"column {number}" for number, name in enumerate(head, 1)]
+            head += [f"column {number}" for number in range(len(head) + 1, max(map(len, rows), default=0) + 1)]
+            whole = [row + [""] * (len(head) - len(row)) for row in rows]
+            return [dict(zip(head, row, strict=True)) for row in whole]
+    raise SystemExit(
+        f"{path}: a column must be named {column}, and none is in the first line, {text.splitlines()[:1]}; "
+        "save it as CSV with its first line as it was. Nothing was written."
+    )
+
+
+def _last(path: Path, found: Sequence[Submission]) -> list[dict[str, str]]:
+    """The rows of the last grades.csv; where a spreadsheet changed a student's name, the file says who it is."""
+    rows = [{name: _unguarded(value) for name, value in row.items()} for row in table(path, "student")]
+    known = {(one.file, one.exercise): one.student for one in found}
+    everybody = {(one.student, one.exercise) for one in found}
+    for row in rows:
+        row |= {name: row.get(name, "") for name in FIRST}
+        if (row["student"], row["exercise"]) not in everybody:
+            row["student"] = known.get((row["file"], row["exercise"]), row["student"])
+    return rows
+
+
+def _typed(rows: Sequence[Mapping[str, str]], path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """(student, exercise) -> column -> what somebody typed into these rows. Raises SystemExit where two differ."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        mine = found.setdefault((row["student"], row["exercise"]), {})
+        for name, value in _parts(row).items():
+            blank = f"{name.removesuffix(WRITTEN)}: nothing was written" in row["remarks"]  # as earlier tables said it
+            if value == row.get(name + CHECKED, "0" if blank else "").strip():
+                continue
+            if mine.setdefault(name, value) != value:
+                raise SystemExit(
+                    f"{path}: {row['student']}, {name} must be the same in all rows of one student and exercise, "
+                    f"got {mine[name]!r} and {value!r}; leave one of them. Nothing is lost."
+                )
     return found
 
 
+def _guarded(text: str) -> str:
+    return "'" + text if text.lstrip("'")[:1] in FORMULA else text
+
+
 def _unguarded(text: str) -> str:
-    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA else text
+    return text[1:] if text[:1] == "'" and text.lstrip("'")[:1] in FORMULA else text
 
 
 def _number(text: str, score: dict, where: str, path: Path) -> float:

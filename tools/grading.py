@@ -4,6 +4,7 @@ Used through `tools/exercises.py grade`. Grading runs code that students wrote; 
 """
 
 import argparse
+import base64
 import contextlib
 import hashlib
 import json
@@ -52,9 +53,11 @@ def _solution(exercise: str, root: Path) -> Path:
     return root / "solutions" / exercise / f"{exercise}.ipynb"
 
 
-def _grade_ids(exercise: str, root: Path) -> set[str]:
+def _known(exercise: str, root: Path) -> tuple[set[str], set[str]]:
+    """The grade ids of a set, and the code of its published solution."""
     cells = nbformat.read(_solution(exercise, root), as_version=4).cells
-    return {cell.metadata.nbgrader.grade_id for cell in cells if role(cell) != "given"}
+    ids = {cell.metadata.nbgrader.grade_id for cell in cells if role(cell) != "given"}
+    return ids, {cell.source.strip() for cell in cells if role(cell) == "code"}
 
 
 def fixed_part(exercise: str, sheet: Path, options: argparse.Namespace) -> bytes:
@@ -74,7 +77,8 @@ def fixed_part(exercise: str, sheet: Path, options: argparse.Namespace) -> bytes
 def grade_one(one: Submission, sheet: Path, fixed: bytes, out: Path, options: argparse.Namespace, prefix: list) -> None:
     """Fill in state, remarks and scores of one submission, from an earlier run if nothing has changed."""
     kept = out / "results" / one.exercise / f"{one.student}.json"
-    made_of = hashlib.sha256(fixed + one.content).hexdigest()
+    files = json.dumps([[name, hashlib.sha256(content).hexdigest()] for name, content in sorted(one.beside.items())])
+    made_of = hashlib.sha256(fixed + one.content + (files.encode() if one.beside else b"")).hexdigest()
     if kept.is_file() and not options.regrade:
         with contextlib.suppress(ValueError, KeyError):
             old = json.loads(kept.read_text(encoding="utf-8"))
@@ -84,20 +88,26 @@ def grade_one(one: Submission, sheet: Path, fixed: bytes, out: Path, options: ar
     with tempfile.TemporaryDirectory(prefix="grade", ignore_cleanup_errors=True) as temporary:
         work = Path(temporary)
         (work / "handed.ipynb").write_bytes(one.content)
-        request = {"handed": str(work / "handed.ipynb"), "expected": str(sheet), "work": str(work), "prefix": prefix}
+        request: dict = {
+            "handed": str(work / "handed.ipynb"),
+            "expected": str(sheet),
+            "work": str(work),
+            "prefix": prefix,
+        }
         request |= {name: getattr(options, name) for name in ("seconds", "cell_seconds", "memory_gb", "seed")}
         request |= {"private": str(options.private or ""), "answer": str(work / "answer.json")}
-        result = _judge(request, work)
+        request["beside"] = {name: base64.b64encode(content).decode() for name, content in one.beside.items()}
+        result = _judge(request, work, judging.longer(nbformat.read(sheet, as_version=4)))
         one.take(result)
     if one.scores:  # the others are tried again next time, perhaps with other limits
         write(kept, json.dumps(result | {"made_of": made_of}, indent=1))
 
 
-def _judge(request: dict, work: Path) -> dict:
+def _judge(request: dict, work: Path, longer: float = 0.0) -> dict:
     """What `judging.py` says, in a process that is killed, with all it started, when its time is over."""
     process = PROCESSES.Process(target=_apart, args=(request, work), daemon=True)
     process.start()
-    process.join(2 * request["seconds"] + 60)
+    process.join(2 * (request["seconds"] + longer) + 360)
     if process.is_alive():
         feedback.kill(process.pid)
         process.join()
@@ -119,7 +129,7 @@ def _apart(request: dict, work: Path) -> None:
     torch.set_num_threads(1)
     os.chdir(work)
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     write(Path(request["answer"]), json.dumps(judging.judge(request)))
 
 
@@ -136,10 +146,13 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
     defaults = {"seed": None, "private": None, "regrade": False, "due": None, "points": [], "anonymous": False}
     for name, value in defaults.items():
         setattr(options, name, getattr(options, name, value))
+    for path, column in [(out / "grades.csv", "student"), *((path, "answer") for path in options.points)]:
+        gradebook.table(path, column)  # stops before the work where it could not be read after it
     key = seed_of(out)
     options.seed = key if options.seed is None else options.seed
     exercises = sorted(path.stem for path in root.glob("solutions/*/*.ipynb"))
-    found = collect(place, exercises, {name: _grade_ids(name, root) for name in exercises})
+    known = {name: _known(name, root) for name in exercises}
+    found = collect(place, exercises, *({name: both[i] for name, both in known.items()} for i in (0, 1)))
     todo = [one for one in found if one.state == "graded"]
     prefix = confine.isolation()
     for lack in confine.lacking():

@@ -6,6 +6,7 @@ with the values that came back.
 """
 
 import ast
+import base64
 import builtins
 import contextlib
 import importlib
@@ -14,8 +15,10 @@ import json
 import os
 import queue
 import re
+import site
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,11 +36,27 @@ from submissions import read, repair
 
 CALL = re.compile(r"^(set_\w+)\.(\w+)\(([\w, ]+)\)$")  # a check of the course, alone in its cell
 LONGEST = 64 * 2**20  # characters of one line
-LOOKS = re.compile(r"_getframe|\binspect\.|sam_lite[./]checks|gradebook|f_locals")
+LOOKS = re.compile(
+    r"_getframe|\binspect\.|sam_lite[./]checks|from sam_lite import .*\bchecks\b|gradebook|f_locals|CHECK_SEED"
+    r"|\bset_0\d\.\w+ *=(?!=)|setattr\( *set_0\d"
+)
+
+
+GONE = "the answer's process stopped before the check was over"
+START = 90  # seconds until the first cell runs
+ASIDE = 10  # seconds, and cells, of the student's own that are run for what they leave behind
+LEAVES = re.compile(
+    r"(?m)import \*|\b(exec|globals|setattr|\w*seed|set_default_\w+|chdir|write\w*|to_csv|save|savez\w*|savetxt|dump)\("
+    r"|\bsys\.path\b|^\s*(%%|%run|%pylab|!)"
+)  # what names do not show: an answer may depend on it
 
 
 class Gone(AssertionError):
     """The student's process did not say what came back."""
+
+
+class NotStarted(RuntimeError):
+    """The process of the answers did not come as far as the first cell: this is not the student's doing."""
 
 
 class Replayed:
@@ -52,7 +71,7 @@ class Replayed:
     def probe(self, function, *arguments, **named):
         entry = next(self.log, None)
         if not isinstance(entry, dict):
-            raise Gone("the answer's process stopped before the check was over")
+            raise Gone(GONE)
         if "after" in entry:
             args, kwargs = decode(entry["after"])
             restore(arguments, args)
@@ -77,7 +96,7 @@ def names_in(source: str) -> tuple[set[str], set[str]]:
     plain = re.sub(r"(?m)^\s*[%!].*$", "pass", source)
     try:
         tree = ast.parse(plain)
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         words = set(re.findall(r"[^\W\d]\w*", source))
         return words, words
     defined = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}
@@ -85,6 +104,8 @@ def names_in(source: str) -> tuple[set[str], set[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+        elif isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
+            defined |= {inner.id for inner in ast.walk(node.value) if isinstance(inner, ast.Name)}
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             defined |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     return defined, used
@@ -92,7 +113,7 @@ def names_in(source: str) -> tuple[set[str], set[str]]:
 
 def plan(notebook: NotebookNode) -> list[dict]:
     """The cells to run: answers, checks, and what they depend on. Pictures and experiments give no marks."""
-    cells, needed = [], set()
+    cells, needed, aside = [], set(), 0
     for cell in reversed([cell for cell in notebook.cells if cell.cell_type == "code" and not is_picture(cell)]):
         kind, name = role(cell), cell.metadata.get("nbgrader", {}).get("grade_id", "")
         call = CALL.match(cell.source.strip())
@@ -100,18 +121,30 @@ def plan(notebook: NotebookNode) -> list[dict]:
         if kind == "check" and call:
             names = [one.strip() for one in call[3].split(",")]
             needed |= set(names)
-            cells.append({"kind": "call", "name": name, "module": call[1], "check": call[2], "names": names})
+            made = {"kind": "call", "name": name, "module": call[1], "check": call[2], "names": names}
+            cells.append(made | ({"seconds": cell.metadata.seconds} if "seconds" in cell.metadata else {}))
         elif kind in ("check", "code") or cell.get("id") == "imports" or defined & needed:
             needed |= used
             cells.append({"kind": kind, "name": name, "source": cell.source})
+        elif needed and aside < ASIDE and LEAVES.search(cell.source):
+            aside += 1
+            cells.append({"kind": kind, "name": name, "source": cell.source, "seconds": ASIDE})
     return cells[::-1]
+
+
+def longer(sheet: NotebookNode) -> float:
+    """Seconds that the checks of a sheet have beyond the limits: those whose cells say how long they may take."""
+    return sum(cell.metadata.get("seconds", 0) for cell in sheet.cells)
 
 
 # ---------------------------------------------------------------- the student's process
 
 
 def run(cells: list[dict], request: dict, work: Path) -> tuple[dict[int, dict], list[str]]:
-    """number of a cell -> what the process said of it (`failed`: why it said nothing), and what was replaced."""
+    """number of a cell -> what the process said of it (`failed`: why it said nothing), and what was replaced.
+
+    Raises NotStarted if there was no process that could say anything.
+    """
     told, replaced, skipped = {}, [], set()
     finish = time.monotonic() + request["seconds"]
     for _ in range(len(cells) + 1):
@@ -122,8 +155,9 @@ def run(cells: list[dict], request: dict, work: Path) -> tuple[dict[int, dict], 
         if fault is None:
             return told, replaced
         culprit, reason = fault
-        if culprit is None:  # before the first cell: not the student's doing
-            told |= {i: {"failed": reason} for i in todo if i not in told}
+        if culprit is None and time.monotonic() < finish:
+            raise NotStarted(reason)
+        if culprit is None:
             break
         told[culprit] = {"failed": reason}
         skipped.add(culprit)
@@ -136,17 +170,27 @@ def _attempt(cells, todo, told, replaced, request, work, finish):
     """Run the cells `todo` once; None, or (the cell at which it ended, why)."""
     asked = {"cells": [cells[i] for i in todo], "modules": request["modules"], "private": request["private"]}
     asked |= {"alone": bool(request["prefix"]), "memory_gb": request["memory_gb"]}
-    home = work / "home"
-    home.mkdir(exist_ok=True, mode=0o700)
-    (home / "request.json").write_text(json.dumps(asked), encoding="utf-8")
+    asked |= {"seed": request["seed"]}
+    home = Path(tempfile.mkdtemp(prefix="home", dir=work))  # a new one: what an attempt leaves runs in no other
+    for name, content in request["beside"].items():
+        with contextlib.suppress(OSError):  # a name that this system does not have
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).write_bytes(base64.b64decode(content))
+    asking = home / ".request.json"
+    asking.write_text(json.dumps(asked), encoding="utf-8")
     env = {name: value for name, value in os.environ.items() if not re.search("TOKEN|SECRET|KEY|PASS", name.upper())}
     env |= {"HOME": str(home), "TMPDIR": str(home), "IPYTHONDIR": str(home / "i"), "MPLCONFIGDIR": str(home / "m")}
-    env |= {"SAM_LITE_CHECK_SEED": str(request["seed"]), "SAM_LITE_PRIVATE_CHECKS": request["private"] or ""}
+    env |= {"SAM_LITE_PRIVATE_CHECKS": request["private"] or "", "PYTHONNOUSERSITE": "1"}
+    env.pop("SAM_LITE_CHECK_SEED", None)
+    packages = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []  # ours, and not those in the new home
+    paths = [*env.get("PYTHONPATH", "").split(os.pathsep), *packages]
+    env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)  # an empty one would be the new home
     command = [
         *request["prefix"],
         sys.executable,
+        "-s",
         str(Path(__file__).parent / "answers.py"),
-        str(home / "request.json"),
+        str(asking),
     ]
     with (work / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -159,25 +203,26 @@ def _attempt(cells, todo, told, replaced, request, work, finish):
             start_new_session=True,
         )
     try:
-        return _listen(process, todo, told, replaced, request, work, finish)
+        return _listen(process, cells, todo, told, replaced, request, work, finish)
     finally:
         feedback.kill(process.pid)
         process.wait()
         process.stdout.close()
 
 
-def _listen(process, todo, told, replaced, request, work, finish):
+def _listen(process, cells, todo, told, replaced, request, work, finish):
     lines: queue.Queue[bytes] = queue.Queue(100)
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    at, limit = None, time.monotonic() + 90  # to start
+    at, limit = None, time.monotonic() + START
     while True:
         try:
             line = lines.get(timeout=max(0.0, min(limit, finish) - time.monotonic()))
         except queue.Empty:
             whole = finish <= time.monotonic()
-            seconds = request["seconds"] if whole else request["cell_seconds"]
-            reason = f"{'the notebook' if whole else 'it'} ran for more than {seconds:.0f} s"
-            return (None if at is None else todo[at]), reason
+            if at is None:
+                return None, f"the process of the answers did not start within {START} s"
+            seconds = request["seconds"] if whole else cells[todo[at]].get("seconds", request["cell_seconds"])
+            return todo[at], f"{'the notebook' if whole else 'it'} ran for more than {seconds:.0f} s"
         if not line:
             return (None if at is None else todo[at]), _ended(process, work, at)
         try:
@@ -187,7 +232,8 @@ def _listen(process, todo, told, replaced, request, work, finish):
         if not isinstance(said, dict):
             continue
         if said.get("begin") in range(len(todo)):
-            at, limit = int(said["begin"]), time.monotonic() + request["cell_seconds"]
+            at = int(said["begin"])
+            limit = time.monotonic() + cells[todo[at]].get("seconds", request["cell_seconds"])
         elif at is not None and said.get("end") == at:
             told[todo[at]] = said
         elif isinstance(said.get("replaced"), list) and at == len(todo) - 1 and todo[at] in told:
@@ -231,6 +277,8 @@ def verdict(cell: dict, told: dict) -> tuple[str, str]:
         with contextlib.redirect_stdout(io.StringIO()):
             check(*[Replayed(log) for _ in cell["names"]])
     except Exception as error:
+        if str(error) == GONE and told.get("stopped"):  # what that process said says more
+            return re.sub(r"\s+", " ", str(told["stopped"]))[:400], ""
         name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
         return re.sub(r"\s+", " ", name + str(error))[:400] or name, getattr(error, "hidden", "")
     return "", ""
@@ -249,7 +297,11 @@ def judge(request: dict) -> dict:
     cells = plan(notebook)
     request["modules"] = sorted({f"sam_lite.checks.{cell['module']}" for cell in cells if cell["kind"] == "call"})
     os.environ |= {"SAM_LITE_CHECK_SEED": str(request["seed"]), "SAM_LITE_PRIVATE_CHECKS": request["private"] or ""}
-    told, replaced = run(cells, request, work)
+    request["seconds"] += longer(expected) + 3 * ASIDE * sum(cell.get("seconds") == ASIDE for cell in cells)
+    try:
+        told, replaced = run(cells, request, work)
+    except NotStarted as error:
+        return {"state": f"not graded: {error}", "remarks": [], "scores": {}}
     failed = {
         c["name"]: told[i].get("error") or told[i].get("failed") for i, c in enumerate(cells) if c["kind"] == "code"
     }
@@ -261,7 +313,9 @@ def judge(request: dict) -> dict:
             found[cell["name"]] = (f"the cell of the answer failed: {stopped}" if why and stopped else why, secret)
     if replaced:
         remarks.append(f"its code replaced {', '.join(replaced)}: read it")
-    if any(LOOKS.search(cell.source) for cell in notebook.cells if role(cell) == "code"):
+    given = {line for cell in expected.cells for line in cell.source.splitlines()}
+    theirs = [cell.source for cell in notebook.cells if role(cell) == "code" or cell.id.startswith("own-")]
+    if any(LOOKS.search(line) for source in theirs for line in source.splitlines() if line not in given):
         remarks.append("an answer looks at what calls it, or into the checks: read it")
     scores, hidden = {}, []
     for cell in expected.cells:

@@ -5,7 +5,9 @@ runs nobody's code, as unpickling would.
 """
 
 import base64
-from collections.abc import Mapping
+import collections
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,10 +50,15 @@ def encode(value: Any, depth: int = 0) -> Any:
         return {"series": inside(plain), "index": inside(value.index.tolist())}
     if isinstance(value, Mapping):
         return {"dict": [[inside(key), inside(v)] for key, v in value.items()]}
-    if isinstance(value, (list, tuple, range, set, frozenset)):
+    if isinstance(value, pd.Index):
+        return inside(value.to_numpy())
+    if isinstance(value, (list, tuple, range, set, frozenset, collections.deque)):
         return {"tuple" if isinstance(value, tuple) else "list": [inside(v) for v in value]}
     if isinstance(value, torch.nn.Module):
         return {"module": inside(dict(value.state_dict()))}
+    if isinstance(value, Sequence) or hasattr(type(value), "__float__") or hasattr(type(value), "__array__"):
+        with contextlib.suppress(Exception):  # fractions, decimals, other arrays: what NumPy and so a check takes
+            return inside(np.asarray(value, float))
     return {"opaque": type(value).__name__[:80]}
 
 

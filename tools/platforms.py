@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradebook import save
-from submissions import Submission
+from submissions import CANVAS, Submission
 
 
 def give_back(found: Sequence[Submission], out: Path) -> None:
@@ -51,6 +51,7 @@ def _moodle(exercise: str, done: Sequence[Submission]) -> list[list[str]]:
 def _place(one: Submission) -> str:
     """The name of a page in the zip: that under which the platform gave out the submission, as far as it reads it."""
     if one.platform == "canvas":
-        return Path(one.file).stem + ".html"
+        given = next(filter(CANVAS.match, reversed(Path(one.file).parts)), one.file)  # the file, or the zip it came in
+        return Path(given).stem + ".html"
     name, _, number = one.student.rpartition("_")
     return f"{name.replace('_', ' ')}_{number}_assignsubmission_file_/{one.exercise}.html"

@@ -4,11 +4,10 @@ The page is one file without a server. Its button saves `05_sam_points.csv`, and
 known by a code that is drawn from the name, so that the page can be without names.
 """
 
-import csv
 import hashlib
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -16,7 +15,7 @@ from nbformat import NotebookNode
 import feedback
 import pages
 from assignments import role
-from gradebook import COMMENT, column
+from gradebook import COMMENT, column, table
 from submissions import Submission
 
 HEADER = ["answer", "part", "points", "comment"]
@@ -44,8 +43,8 @@ this browser. <b>Save points</b> then writes <code>{exercise}_points.csv</code>.
 
 
 def code_of(student: str, exercise: str, key: int) -> str:
-    """Eight digits that say who wrote an answer to nobody but the grader."""
-    return hashlib.sha256(f"{key} {exercise} {student}".encode()).hexdigest()[:8]
+    """A letter and eight digits that say who wrote an answer to nobody but the grader; no spreadsheet sees a number."""
+    return "a" + hashlib.sha256(f"{key} {exercise} {student}".encode()).hexdigest()[:8]
 
 
 def page(
@@ -90,12 +89,12 @@ def _answer(one: Submission, who: str, code: str, name: str) -> str:
 
 def points(paths: Sequence[Path], found: Sequence[Submission], key: int) -> dict[tuple[str, str], dict[str, str]]:
     """(student, exercise) -> column of grades.csv -> what these files say of it. Raises SystemExit with the reason."""
-    known: Mapping[str, Submission] = {code_of(one.student, one.exercise, key): one for one in found if one.scores}
+    known = {code_of(one.student, one.exercise, key): one for one in found if one.scores}
+    known |= {code[1:]: one for code, one in known.items()}  # as pages of an earlier version saved them
     marks: dict[tuple[str, str], dict[str, str]] = {}
     for path in paths:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-        if rows and set(rows[0]) != set(HEADER):
+        rows = table(path, HEADER[0])
+        if rows and not set(HEADER) <= set(rows[0]):
             raise SystemExit(
                 f"{path}: its columns must be {', '.join(HEADER)}; save it from the page of written answers"
             )

@@ -72,7 +72,8 @@ def part(title: str, points: int, rounds: int = 3) -> Callable:
         @functools.wraps(cases)
         def check(*answers: Any) -> None:
             check.state = "not right yet"
-            seed = int(os.environ.get(SEED) or secrets.randbits(32))
+            given = os.environ.pop(SEED, None)  # no answer is to find it
+            seed = int(given or secrets.randbits(32))
             name = zlib.crc32(cases.__name__.encode())
             try:
                 with quiet():
@@ -81,6 +82,9 @@ def part(title: str, points: int, rounds: int = 3) -> Callable:
                     _hidden(cases, Draw(seed, name, 0), answers)
             except Exception as error:
                 raise _shown(error) from None
+            finally:
+                if given is not None:
+                    os.environ[SEED] = given
             check.state = "right"
             print(f"{title}: right.")
 
@@ -227,7 +231,9 @@ def _problem(got: Value, right: Value, tolerance: float) -> str:
     try:
         ours, theirs = _array(got), _array(right)
     except (TypeError, ValueError):
-        return f"numbers were expected; {type(got).__name__} came"
+        name = type(got).__name__
+        lazy = "; put list(...) around it" if name in ("map", "generator", "filter", "zip") else ""
+        return f"numbers were expected; {name} came{lazy}"
     if ours.shape != theirs.shape:
         return f"the shape must be {theirs.shape}, and is {ours.shape}"
     if not np.isfinite(ours).all() and np.isfinite(theirs).all():
