@@ -12,7 +12,7 @@ from . import Draw, expect, part
 @part("Part 2, the comparison", points=4, rounds=1)
 def experiment(draw: Draw, experiment):
     seeds = draw.rng.permutation(60)[:5].tolist()
-    made = experiment(seeds)
+    made = experiment(list(seeds))
     assert isinstance(made, pd.DataFrame), f"a DataFrame was expected, {type(made).__name__} came: is there a return?"
     absent = [column for column in ("condition", "seed", "gradients", "value") if column not in made]
     assert not absent, f"columns are missing: {', '.join(absent)}."
@@ -37,10 +37,10 @@ def experiment(draw: Draw, experiment):
         assert not wide[name].equals(wide[other]), (
             f"{name} and {other} have the same values, seed by seed: do the conditions differ in anything?"
         )
-    again = experiment(seeds)
+    again = experiment(list(seeds))
     assert made["value"].equals(again["value"]), "the same seeds must give the same table, to the last digit."
     two = (60 + draw.rng.permutation(30)[:2]).tolist()
-    other = experiment(two)
+    other = experiment(list(two))
     assert len(other) * 5 == len(made) * 2, "other seeds: every condition must have each of them once."
     new = set(other["seed"]) == set(two) and not set(other["value"]) <= set(made["value"])
     assert new, "other seeds must give other networks."
