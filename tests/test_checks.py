@@ -143,6 +143,7 @@ def test_the_inputs_are_new_at_every_call_and_the_same_for_a_seed(monkeypatch):
     [
         lambda: torch.tensor([1.0, 2.0, float("nan")]),
         lambda: np.array([3, 1]),
+        lambda: np.array(["b", "a"]),
         lambda: [3, 1.5, None],
         lambda: ({"w": torch.ones(2)}, ["a", "b"]),
         lambda: pd.DataFrame({"x": [1.0, np.nan], "name": ["b", "a"]}),

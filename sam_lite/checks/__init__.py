@@ -201,6 +201,8 @@ def _same(was: Any, now: Any) -> bool:
         return was.equals(now)
     if not isinstance(was, (Tensor, np.ndarray, int, float)):
         return was is now or bool(was == now)
+    if isinstance(was, np.ndarray) and was.dtype.kind not in "biuf":
+        return np.array_equal(was, now)
     try:
         one, other = _array(was), _array(now)
     except (TypeError, ValueError):
