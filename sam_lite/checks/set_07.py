@@ -141,7 +141,7 @@ def worst(draw: Draw, worst):
     top = {"the centre was left out: it belongs to the ball": -(rho**2)}
     check("a mountain top", lambda w: -one_vector(w) @ w, zero, 0.0, top)
     check("flat ground", lambda w: 0 * one_vector(w).sum() + 3, zero, 0.0)
-    few, five = draw.normal(draw.whole(2, 4), 5, dtype=DOUBLE), torch.zeros(5, dtype=DOUBLE)
+    few, five = draw.normal(draw.whole(2, 3), 5, dtype=DOUBLE), torch.zeros(5, dtype=DOUBLE)
     H, _ = turned(draw, [high, *[low / 2] * 4])
     check(
         f"a bowl in five dimensions, {len(few)} starts",
