@@ -153,7 +153,8 @@ def differentiable(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def value(*given: Any) -> Tensor:
         found = loss(*given)
-        if isinstance(found, Tensor) and not (torch._C._functorch.is_gradtrackingtensor(found) and found.requires_grad):
+        known = isinstance(found, Tensor) and not torch.compiler.is_compiling()
+        if known and not (torch._C._functorch.is_gradtrackingtensor(found) and found.requires_grad):
             remedy = "leave out no_grad, .detach(), .item() and .argmax()"
             raise require.error("the loss", "a differentiable function of the weights", "a constant", remedy)
         return found
@@ -204,9 +205,8 @@ def repeated(loss: Callable[[dict[str, Tensor]], object], params: dict[str, Tens
 
 
 def _leaves(value: object) -> list:
-    if isinstance(value, dict | tuple):
-        return [leaf for part in (value.values() if isinstance(value, dict) else value) for leaf in _leaves(part)]
-    return [value]
+    parts = value.values() if isinstance(value, dict) else value
+    return [leaf for part in parts for leaf in _leaves(part)] if isinstance(value, dict | tuple) else [value]
 
 
 def _alike(a: Any, b: Any) -> bool:

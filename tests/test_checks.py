@@ -1,5 +1,6 @@
 """Checks of exercises: right answers of any kind pass, and a message says what is wrong."""
 
+import copy
 import logging
 import os
 import sys
@@ -7,6 +8,7 @@ import warnings
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -139,6 +141,56 @@ def test_the_inputs_are_new_at_every_call_and_the_same_for_a_seed(monkeypatch):
     with pytest.raises(Wrong):
         check(lambda x: seen.append(os.environ.get("SAM_LITE_CHECK_SEED")))
     assert seen == [None] and os.environ["SAM_LITE_CHECK_SEED"] == "5"  # no answer finds it
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: torch.tensor([1.0, 2.0, float("nan")]),
+        lambda: np.array([3, 1]),
+        lambda: np.array(["b", "a"]),
+        lambda: [3, 1.5, None],
+        lambda: ({"w": torch.ones(2)}, ["a", "b"]),
+        lambda: pd.DataFrame({"x": [1.0, np.nan], "name": ["b", "a"]}),
+        lambda: {"loss": len, "model": torch.nn.Linear(1, 1)},
+    ],
+)
+def test_an_argument_stays_as_it_was_or_the_answer_is_wrong(made):
+    changes = {
+        torch.Tensor: lambda x: x.neg_(),
+        np.ndarray: lambda x: x.sort(),
+        list: lambda x: x.reverse(),
+        tuple: lambda x: x[1].pop(),
+        pd.DataFrame: lambda x: x.sort_values("name", inplace=True),
+        dict: lambda x: x.pop("loss"),
+    }
+
+    def asks(draw, answer):
+        expect("the second", answer(1.0, made()), 2.0)
+        expect("what it does itself to a copy", answer(1.0, copy.deepcopy(made())), 2.0)
+
+    def in_place(one, other):
+        changes[type(other)](other)
+        return 2.0
+
+    part("Part 0", points=1)(asks)(lambda one, other: (changes[type(other)](copy.deepcopy(other)), 2.0)[1])
+    with pytest.raises(Wrong, match=r"argument 2, a \w+, must stay as it was, and your function changed it: work on"):
+        part("Part 0", points=1)(asks)(in_place)
+
+
+def test_what_an_answer_moves_there_and_back_and_a_model_may_change():
+    model = torch.nn.Linear(1, 1)
+
+    def asks(draw, answer):
+        expect("x", answer(draw.normal(3, dtype=torch.float32), model), 1.0)
+
+    def there_and_back(x, model):
+        x += 0.3
+        x -= 0.3
+        model.weight.data += 1
+        return 1.0
+
+    part("Part 0", points=1)(asks)(there_and_back)
 
 
 def test_warnings_logs_and_stderr_of_an_answer_are_no_fault(capsys):

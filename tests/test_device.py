@@ -21,6 +21,8 @@ NAMED = {
     "params": {"cpu"},
     "ascents": {"cpu"},
     "data": {"cuda", "cpu", "mps"},
+    "rivals": {"cpu"},  # where the numbers are drawn, as in sam
+    "sam": {"cpu"},
     "train": {"cuda"},
     "ensemble": {"cpu"},
     "study": {"cpu"},

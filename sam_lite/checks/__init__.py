@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class Draw:
 def part(title: str, points: int, rounds: int = 3) -> Callable:
     """Make a check of `cases(draw, answer, ...)`: it is called `rounds` times, with floats of both sizes.
 
-    points: what the part gives, for `total`.
+    points: what the part gives, for `total`. An answer that changes one of its arguments is wrong, whatever it returns.
     The seed is new at every call, or the number in $SAM_LITE_CHECK_SEED. A function of the same name in the file of the
     same name in the folder $SAM_LITE_PRIVATE_CHECKS adds cases of the instructor, of which only the verdict is shown.
     """
@@ -77,9 +78,10 @@ def part(title: str, points: int, rounds: int = 3) -> Callable:
             name = zlib.crc32(cases.__name__.encode())
             try:
                 with quiet():
+                    watched = tuple(map(Watched, answers))
                     for number in range(rounds):
-                        cases(Draw(seed, name, number), *answers)
-                    _hidden(cases, Draw(seed, name, 0), answers)
+                        cases(Draw(seed, name, number), *watched)
+                    _hidden(cases, Draw(seed, name, 0), watched)
             except Exception as error:
                 raise _shown(error) from None
             finally:
@@ -154,6 +156,63 @@ def _shown(error: Exception) -> Exception:
     if trace is None and not isinstance(error, NotImplementedError):  # in a line of the check
         return Wrong(f"what your function returned cannot be used ({type(error).__name__}: {error}).")
     return error.with_traceback(trace)
+
+
+class Watched:
+    """Stands for an answer in a check: calls it, and says so if an argument is another afterwards.
+
+    Tensors, arrays, tables, numbers, and lists and dicts of these are compared. A model, an optimizer or a generator is
+    not: an answer is given them to be moved on.
+    """
+
+    def __init__(self, answer: Any):
+        self.answer = answer
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        before = [_copy(argument) for argument in arguments]
+        got = self.answer(*arguments, **named)
+        for place, (was, now) in enumerate(zip(before, arguments, strict=True), 1):
+            if not _same(was, now):
+                raise Wrong(
+                    f"argument {place}, a {type(now).__name__}, must stay as it was, and your function changed it: "
+                    f"work on a copy."
+                )
+        return got
+
+    def probe(self, function: Callable, *arguments: Any) -> Value:
+        if hasattr(self.answer, "probe"):
+            return self.answer.probe(lambda answer, *a: function(Watched(answer), *a), *arguments)
+        return function(self, *arguments)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copy(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copy(v) for v in value]
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return value.copy() if isinstance(value, (np.ndarray, pd.DataFrame)) else value
+
+
+def _same(was: Any, now: Any) -> bool:
+    """Whether an argument is as it was; what was moved and brought back may have lost its last digits."""
+    if isinstance(was, Mapping):
+        return was.keys() == now.keys() and all(_same(v, now[name]) for name, v in was.items())
+    if isinstance(was, (list, tuple)):
+        return len(was) == len(now) and all(map(_same, was, now))
+    if isinstance(was, pd.DataFrame):
+        return was.equals(now)
+    if not isinstance(was, (Tensor, np.ndarray, int, float)):
+        return was is now or bool(was == now)
+    if isinstance(was, np.ndarray) and was.dtype.kind not in "biuf":
+        return np.array_equal(was, now)
+    try:
+        one, other = _array(was), _array(now)
+    except (TypeError, ValueError):
+        return False
+    size = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+    return one.shape == other.shape and np.allclose(one, other, rtol=0, atol=1e-5 * size, equal_nan=True)
 
 
 def probe(function: Callable, answer: Any, *arguments: Any) -> Value:

@@ -1,5 +1,7 @@
 """Checks of exercise 6: what a lead over SGD is worth."""
 
+import random
+
 import numpy as np
 import torch
 from scipy.stats import t as student
@@ -7,7 +9,7 @@ from torch.func import grad
 
 from ..ascents import ascent
 from ..params import add
-from . import Draw, clones, expect, part, unpack
+from . import Draw, expect, part, probe, unpack
 
 DOUBLE = torch.float64
 
@@ -17,8 +19,8 @@ def mean_reduction(draw: Draw, mean_reduction):
     n = draw.whole(2, 6)
     sgd = draw.rng.uniform(3, 25, n)
     sam = sgd * draw.rng.uniform(0.4, 1.1, n)
-    kinds = (list, np.asarray, torch.tensor)
-    got = mean_reduction(kinds[draw.round](sam.tolist()), kinds[draw.round](sgd.tolist()))
+    kind = (list, np.asarray, torch.tensor)[draw.round]
+    got = mean_reduction(kind(sam.tolist()), kind(sgd.tolist()))
     right = 100 * (1 - sam / sgd).mean()
     mistakes = {
         "this is the reduction of the mean error; take the mean of the reductions": 100 * (1 - sam.mean() / sgd.mean()),
@@ -46,13 +48,12 @@ def equal_gradients(draw: Draw, equal_gradients):
         }
         table[network]["SAM"][epochs[0]] = draw.number(2, 20)
         table[network]["SGD"][2 * epochs[0]] = draw.number(2, 20)
-    kept = {network: {who: dict(errors) for who, errors in both.items()} for network, both in table.items()}
     got = equal_gradients(table)
 
     def compared(partner, reduction=lambda sam, sgd: 100 * (sgd - sam) / sgd, key=lambda e, other: e):
         return {
             (network, key(e, partner(e))): reduction(sam, both["SGD"][partner(e)])
-            for network, both in kept.items()
+            for network, both in table.items()
             for e, sam in both["SAM"].items()
             if partner(e) in both["SGD"]
         }
@@ -69,7 +70,6 @@ def equal_gradients(draw: Draw, equal_gradients):
         "the keys must have SAM's epochs, not SGD's": compared(twice, key=lambda e, other: other),
     }
     expect("equal gradients", got, compared(twice), looks_like=mistakes)
-    assert table == kept, "the table must stay as it was."
     expect("a table with nothing to compare", equal_gradients({"A": {"SAM": {400: 3.0}, "SGD": {400: 4.0}}}), {})
 
 
@@ -166,8 +166,8 @@ def choose(draw: Draw, choose):
     rhos = draw.rng.permutation([0.01, 0.02, 0.05, 0.1, 0.2, 0.4])[:4].tolist()
     at = dict(zip(names, rhos, strict=True))
     on_validation, on_test = (np.array([table[name] for name in names]) for table in (validation, test))
-    given = (on_validation.tolist(), on_test.tolist()) if draw.round % 2 else (on_validation.copy(), on_test.copy())
-    got = unpack(choose(list(rhos), *given), "the radius", "its mean test accuracy")
+    given = (on_validation.tolist(), on_test.tolist()) if draw.round % 2 else (on_validation, on_test)
+    got = unpack(choose(rhos, *given), "the radius", "its mean test accuracy")
     own = on_test[on_validation.argmax(0), np.arange(n)].mean()
     mistakes = {
         "the test set has chosen, or the worst seed, or the median": (at["test"], test["test"].mean()),
@@ -178,14 +178,22 @@ def choose(draw: Draw, choose):
         "this is the best test accuracy of a seed: take the mean": (at["fair"], test["fair"].max()),
     }
     expect("the radius and its test accuracy", got, (at["fair"], test["fair"].mean()), looks_like=mistakes)
-    spoilt = on_validation.copy(), on_test.copy()
-    spoilt[0][names.index("fair"), draw.whole(0, n - 1)] = np.nan  # a run diverged
-    kept = spoilt[0].copy()
+    spoilt, diverged = on_validation.copy(), draw.whole(0, n - 1)
+    spoilt[names.index("fair"), diverged] = np.nan
     mistakes = {"a radius with a run that diverged was chosen": (at["fair"], test["fair"].mean())}
     what = "a radius with a diverged run is out"
-    expect(what, choose(list(rhos), *spoilt), (at["test"], test["test"].mean()), looks_like=mistakes)
-    same = np.array_equal(spoilt[0], kept, equal_nan=True) and np.array_equal(spoilt[1], on_test)
-    assert same, "the arrays must stay as they were."
+    expect(what, choose(rhos, spoilt, on_test), (at["test"], test["test"].mean()), looks_like=mistakes)
+    poor, good = draw.rng.uniform(10, 20, (2, n)), draw.rng.uniform(85, 95, (1, n))
+    good[0, diverged], reported = np.nan, draw.rng.uniform(10, 95, (3, n))
+    mistakes = {"a run that diverged was counted as an accuracy of 0 or of chance": (0.05, reported[2].mean())}
+    right = 0.1 if poor[0].mean() > poor[1].mean() else 0.2
+    got = choose([0.1, 0.2, 0.05], np.r_[poor, good], reported)
+    best = reported[0 if right == 0.1 else 1].mean()
+    expect("… also where all others are worse by far", got, (right, best), looks_like=mistakes)
+    near = np.array([[50.0, 60.0, 70.0], [50.02, 60.02, 70.02]])
+    got = choose([0.05, 0.1], near, near + 1)
+    closest = {"nearly equal was taken for equal: only of equally good radii the smallest counts": (0.05, 61.0)}
+    expect("a radius that is better by a little", got, (0.1, 61.02), looks_like=closest, tolerance=1e-6)
     tied = np.array([[50.0, 52.0], [53.0, 49.0], [51.0, 51.0], [40.0, 41.0]])
     reported = tied + draw.rng.uniform(0, 5, (4, 1))
     mistakes = {
@@ -198,17 +206,19 @@ def choose(draw: Draw, choose):
 
 @part("Part 4", points=4, rounds=4)
 def lead(draw: Draw, lead):
-    n = (draw.whole(3, 5), 6, 10, 30)[draw.round]
+    n = draw.whole(*((3, 5), (6, 8), (9, 20), (21, 50))[draw.round])
     base = draw.rng.uniform(45, 65, n)
-    a, b = base + draw.rng.uniform(0, 3, n), base - draw.rng.uniform(0, 2, n)
-    sides = (a.tolist(), b.tolist()) if draw.round % 2 else (torch.from_numpy(a.copy()), torch.from_numpy(b.copy()))
+    a, b = base + draw.rng.uniform(0, 3, n), 54 + 0.2 * (base - 55) - draw.rng.uniform(0, 2, n)  # unequal variances
+    a, b = (a, b) if draw.rng.random() < 0.5 else (b, a)
+    sides = (a.tolist(), b.tolist()) if draw.round % 2 else (torch.from_numpy(a), torch.from_numpy(b))
     mean, paired, unpaired = unpack(lead(*sides), "the mean", "half the width, paired", "half the width, unpaired")
     q = lambda p, df: student.ppf(p, df)  # noqa: E731
     gaps, sd = a - b, (a - b).std(ddof=1)
     se, apart = sd / n**0.5, ((a.var(ddof=1) + b.var(ddof=1)) / n) ** 0.5
     one, two = q(0.975, n - 1), q(0.975, 2 * n - 2)
-    turned = {"the difference is taken the wrong way round": -gaps.mean()}
+    turned = {"the difference is taken the wrong way round, or its sign is lost": -gaps.mean()}
     expect("the mean", mean, gaps.mean(), looks_like=turned)
+    v, w = a.var(ddof=1), b.var(ddof=1)
     mistakes = {
         "paired and unpaired are exchanged": two * apart,
         "the variance is divided by n instead of n - 1": one * se * (1 - 1 / n) ** 0.5,
@@ -231,27 +241,37 @@ def lead(draw: Draw, lead):
         "the standard deviations were added: add the variances": two * (a.std(ddof=1) + b.std(ddof=1)) / n**0.5,
         "this is a standard error: the factor t is missing": apart,
         "this is the whole width": 2 * two * apart,
+        "these are Welch's degrees of freedom: 2n - 2 are asked for": q(0.975, (v + w) ** 2 / (v**2 + w**2) * (n - 1))
+        * apart,
         "the variances are added, and the sum is divided by n, not by 2n": two * apart / 2**0.5,
     }
     expect(f"half the width, unpaired, {n} seeds", unpaired, two * apart, looks_like=mistakes, tolerance=5e-4)
 
 
+def _flips(flip, y, share, classes, seeds):
+    """The labels by both seeds, a second time, and by one generator twice; whether the global states are as before."""
+    seeded = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
+    states = lambda: (torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: E731
+    before = states()
+    noisy = flip(y, share, classes, seeded(seeds[0]))
+    after = states()
+    same = torch.equal(before[0], after[0]) and repr(before[1:]) == repr(after[1:])
+    torch.rand(3)
+    again, generator = flip(y, share, classes, seeded(seeds[0])), seeded(seeds[1])
+    other, more = flip(y, share, classes, generator), flip(y, share, classes, generator)
+    torch.set_rng_state(before[0])
+    np.random.set_state(before[1])
+    return {"noisy": noisy, "again": again, "other": other, "more": more, "same": same}
+
+
 @part("Part 5", points=3)
 def flip(draw: Draw, flip):
     classes, share, n = draw.whole(4, 7), draw.number(0.3, 0.5), 6000
-    first, second = draw.rng.integers(0, 10_000, 2).tolist()
-    seeded = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
-    y = torch.from_numpy(draw.rng.permutation(n) % classes)
-    kept, due = y.clone(), round(share * n)
-    state = torch.get_rng_state()
-    noisy = flip(y, share, classes, seeded(first))
-    untouched = torch.equal(torch.get_rng_state(), state)
-    torch.rand(3)
-    again, other = flip(y, share, classes, seeded(first)), flip(y, share, classes, seeded(second))
-    torch.set_rng_state(state)
-    assert noisy is not None, "nothing came back; is there a return?"
-    noisy = torch.as_tensor(noisy)
-    assert torch.equal(y, kept), "y must stay as it was: work on a copy."
+    seeds = draw.rng.permutation(10_000)[:2].tolist()
+    y, due = torch.from_numpy(draw.rng.permutation(n) % classes), round(share * n)
+    seen = probe(_flips, flip, y, share, classes, seeds)
+    assert seen["noisy"] is not None, "nothing came back; is there a return?"
+    noisy, again, other, more = (torch.as_tensor(seen[name]) for name in ("noisy", "again", "other", "more"))
     assert noisy.shape == y.shape and noisy.dtype == torch.int64, (
         f"labels of shape {tuple(y.shape)} and torch.int64 were expected, {tuple(noisy.shape)} and {noisy.dtype} came."
     )
@@ -265,7 +285,8 @@ def flip(draw: Draw, flip):
         near = " It looks as if the number is left to chance."
     assert count == due, f"{due} of {n} labels should be wrong, and {count} are.{near}"
     places = wrong.nonzero().flatten().double()
-    spread = abs(places.mean() - n / 2) < 250 and (places.diff() > 1).any()
+    gaps = places.diff()  # at random they have the mean 1 / share, and this spread
+    spread = abs(places.mean() - n / 2) < 250 and gaps.std() > 0.5 * (1 - share) ** 0.5 / share
     assert spread, "the wrong labels are not spread at random over the data."
     jumps = torch.bincount((noisy - y)[wrong] % classes, minlength=classes)[1:]
     each = due / (classes - 1)
@@ -276,11 +297,17 @@ def flip(draw: Draw, flip):
     where = torch.bincount(y[wrong], minlength=classes)
     even = (where - due / classes).abs().max() < 6 * (due / classes) ** 0.5
     assert even, "the wrong labels are not spread evenly over the classes."
-    assert torch.equal(torch.as_tensor(again), noisy), (
-        "the same seed must give the same labels: take all randomness from `generator`."
+    assert torch.equal(again, noisy), "the same seed must give the same labels: take all randomness from `generator`."
+    assert not torch.equal(other, noisy), "another seed must give other labels."
+    both = int((wrong & (other != y)).sum())
+    assert both < (share + 0.1) * due, f"another seed must choose other labels, and {both} of {due} are the same."
+    assert not torch.equal(other, more), (
+        "one generator gave the same labels twice: draw from the generator itself, not from its seed."
     )
-    assert first == second or not torch.equal(torch.as_tensor(other), noisy), "another seed must give other labels."
-    assert untouched, "the global random state was used or changed: take all randomness from `generator`."
+    assert seen["same"], (
+        "the global random state (of torch, NumPy or random) was used or changed: take all randomness from `generator`."
+    )
+    seeded = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
     for share, n, count in [(0.0, 50, 0), (1.0, 50, 50), (0.33, 10, 3), (0.5, 2, 1)]:
         y = torch.arange(n) % 2
         got = int((torch.as_tensor(flip(y, share, 2, seeded(3))) != y).sum())
@@ -293,7 +320,6 @@ def m_sharpness(draw: Draw, m_sharpness):
     n, rho = m * 2 + draw.whole(1, m - 1), draw.number(0.1, 0.5)
     x, y = draw.normal(n, 3, dtype=DOUBLE), draw.away(n, dtype=DOUBLE)
     params, cubic = {"w": draw.normal(3, dtype=DOUBLE), "b": draw.normal(dtype=DOUBLE)}, draw.number(0.1, 0.5)
-    kept = clones(params)
 
     def loss(p, x, y):
         miss = x @ p["w"] + p["b"] - y
@@ -302,8 +328,8 @@ def m_sharpness(draw: Draw, m_sharpness):
     def rise(climbs_on, seen_by):
         """The rise that the examples `seen_by` see where `climbs_on` have climbed to."""
         here = lambda p: loss(p, x[climbs_on], y[climbs_on])  # noqa: E731
-        up = add(kept, ascent(grad(here)(kept), kept, rho))
-        return loss(up, x[seen_by], y[seen_by]) - loss(kept, x[seen_by], y[seen_by])
+        up = add(params, ascent(grad(here)(params), params, rho))
+        return loss(up, x[seen_by], y[seen_by]) - loss(params, x[seen_by], y[seen_by])
 
     got, one, all_, more = (m_sharpness(loss, params, x, y, size, rho) for size in (m, 1, n, 10 * n))
     everyone, parts = list(range(n)), [list(range(i, min(i + m, n))) for i in range(0, n, m)]
@@ -317,7 +343,7 @@ def m_sharpness(draw: Draw, m_sharpness):
         "the last batch was left out": sum(rise(b, b) for b in full) / len(full),
         "the last batch was left out of the sum, but not of n": m * sum(rise(b, b) for b in full) / n,
         "the sum over the batches was taken for the mean": sum(rise(b, b) for b in parts),
-        "this is the loss at w + ε, not its rise": total / n + loss(kept, x, y),
+        "this is the loss at w + ε, not its rise": total / n + loss(params, x, y),
         "the largest rise was taken": max(rise(b, b) for b in parts),
         "m is taken for the number of batches": sum(
             len(b) * rise(b, b) for b in [p.tolist() for p in np.array_split(np.arange(n), m)]
@@ -328,4 +354,13 @@ def m_sharpness(draw: Draw, m_sharpness):
     expect("m = n", all_, rise(everyone, everyone))
     expect("m = 1", one, sum(rise([i], [i]) for i in everyone) / n)
     expect("m larger than n", more, rise(everyone, everyone))
-    expect("params must stay as they were", params, kept)
+    summits = lambda p, x, y: -(p["w"] - x).square().mean()  # a batch climbs towards its mean  # noqa: E731
+    w = {"w": params["w"][:1]}
+    x = w["w"] + rho * torch.tensor([[0.1], [0.1], [3.0], [3.0]], dtype=DOUBLE)
+    got = m_sharpness(summits, w, x, x[:, 0], 2, rho)
+    falls, rises = -0.8 * rho**2, 5 * rho**2
+    lost = {
+        "a rise below zero was counted as 0: a climb across a summit lowers the loss": rises / 2,
+        "the sign of a rise below zero was lost: a climb across a summit lowers the loss": (rises - falls) / 2,
+    }
+    expect("where a batch climbs across a summit", got, (falls + rises) / 2, looks_like=lost)

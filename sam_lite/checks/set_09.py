@@ -1,5 +1,7 @@
 """Checks of the project: is it a comparison, and is the verdict the right one?"""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
@@ -20,12 +22,22 @@ def experiment(draw: Draw, experiment):
         assert sorted(rows["seed"]) == sorted(seeds), (
             f"{condition}: every seed must be there once, also of networks that diverged."
         )
-    budgets = made.groupby("condition")["gradients"].mean()
-    assert budgets.max() <= 1.02 * budgets.min(), (
-        "the conditions have different budgets of gradients; does SAM count two for a step?"
-    )
     numbers = pd.api.types.is_numeric_dtype(made["value"]) and made["value"].notna().mean() > 0.5
     assert numbers, "value: more than half must be numbers."
+    plain = pd.DataFrame({name: made[name].to_numpy() for name in ("condition", "seed", "gradients")})
+    plain["value"] = made["value"].astype(float).to_numpy()
+    assert (plain["gradients"] > 0).all(), "gradients: each network must have taken some: a number above 0."
+    budgets = plain[plain["value"].notna()].groupby("seed")["gradients"]  # one that diverged may have stopped
+    assert (budgets.max() <= 1.02 * budgets.min()).all(), (
+        "the conditions have different budgets of gradients, for some seed at least; does SAM count two for a step?"
+    )
+    wide = plain.pivot(index="seed", columns="condition", values="value")
+    few = [name for name in wide if wide[name].notna().sum() < 2]
+    assert not few, f"{', '.join(map(str, few))}: there must be two numbers or more, else nothing can be compared."
+    for name, other in itertools.combinations(wide, 2):
+        assert not wide[name].equals(wide[other]), (
+            f"{name} and {other} have the same values, seed by seed: do the conditions differ in anything?"
+        )
     again = experiment(list(seeds)).reset_index(drop=True)
     assert made["value"].equals(again["value"]), "the same seeds must give the same table, to the last digit."
     two = (60 + draw.rng.permutation(30)[:2]).tolist()
@@ -33,19 +45,24 @@ def experiment(draw: Draw, experiment):
     assert len(other) * 5 == len(made) * 2, "other seeds: every condition must have each of them once."
     new = set(other["seed"]) == set(two) and not set(other["value"]) <= set(made["value"])
     assert new, "other seeds must give other networks."
+    for name in wide:
+        seen = {*wide[name].dropna(), *other.loc[other["condition"] == name, "value"].dropna()}
+        assert len(seen) > 1, f"{name}: the value is the same for every seed: is each network one of its own?"
 
 
 @part("Part 3", points=4, rounds=4)
 def verdict(draw: Draw, verdict):
-    n = draw.whole(3, 6)
-    seeds = draw.rng.permutation(40)[: n + 1].tolist()
-    values = {name: draw.rng.uniform(0.3, 0.9, n + 1) for name in "BC"}
-    values["A"] = values["B"] + draw.rng.uniform(-0.01, 0.06, n + 1)
-    values[draw.rng.choice(["A", "B"])][n] = np.nan  # a network of this pair diverged
+    n, lost = draw.whole(3, 6), (1, 0, 2, 3)[draw.round]
+    seeds = draw.rng.permutation(40)[: n + lost].tolist()
+    values = {name: draw.rng.uniform(0.3, 0.9, n + lost) for name in "BC"}
+    values["A"] = values["B"] + draw.rng.uniform(-0.01, 0.06, n + lost)
+    for i in range(lost):  # of these pairs one network diverged, of the second both
+        for name in "AB" if i == 1 else draw.rng.choice(["A", "B"]):
+            values[name][n + i] = np.nan
+    values["C"][draw.whole(0, n - 1)] = np.nan  # that of a condition that is not compared
     rows = [(name, seed, value) for name in "ABC" for seed, value in zip(seeds, values[name], strict=True)]
     table = pd.DataFrame(rows, columns=["condition", "seed", "value"])
     table = table.iloc[draw.rng.permutation(len(table))].reset_index(drop=True)
-    kept = table.copy()
     got = verdict(table, "A", "B")
     a, b = values["A"][:n], values["B"][:n]
     d = a - b
@@ -53,7 +70,7 @@ def verdict(draw: Draw, verdict):
 
     mean, right_error, right_t = d.mean(), sd / n**0.5, student.ppf(0.975, n - 1)
 
-    def answer(difference=mean, error=right_error, t=right_t, lost=1):
+    def answer(difference=mean, error=right_error, t=right_t, lost=lost):
         ends = {"low": difference - t * error, "high": difference + t * error}
         return {"difference": difference, **ends, "n": n, "lost": lost}
 
@@ -65,8 +82,21 @@ def verdict(draw: Draw, verdict):
         "you took the deviation of the differences, not the error of their mean": answer(error=sd),
         "you compared two groups instead of pairs": answer(error=((a.var(ddof=1) + b.var(ddof=1)) / n) ** 0.5),
         "you used t for 90 %": answer(t=student.ppf(0.95, n - 1)),
-        "you did not count the pair that was lost": answer(lost=0),
+        "you did not count the pairs that were lost": answer(lost=0),
+        "you counted networks that diverged: count the seeds that were left out": answer(lost=lost + (lost > 1)),
+        "more seeds were counted as lost than were left out: other conditions do not matter here": answer(
+            lost=lost + 1
+        ),
     }
+    third = d[np.isfinite(values["C"][:n])]
+    if len(third) > 1:
+        half = student.ppf(0.975, n - 2) * third.std(ddof=1) / (n - 1) ** 0.5
+        ends = {"low": third.mean() - half, "high": third.mean() + half}
+        mistakes["a pair was left out because of a condition that is not compared"] = {
+            "difference": third.mean(),
+            **ends,
+            "n": n - 1,
+            "lost": lost + 1,
+        }
     expect("the verdict", got, answer(), looks_like=mistakes, tolerance=1e-5)
     expect("the verdict the other way round", verdict(table, "B", "A"), answer(-d.mean()))
-    assert table.equals(kept), "the table must stay as it was."

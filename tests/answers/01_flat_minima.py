@@ -150,6 +150,43 @@ WRONG = [
     ("below the limit only", "fair_choice", "<= limit).all()", "< limit).all()"),
     ("seven draws", "mean_rise", "rises.std() / n**0.5", "rises.std() / 7**0.5"),
     ("a stride of its own", "reach", "min(far + stride, furthest)", "min(far + 3.0, furthest)"),
+    (
+        "centres the noise in place",
+        "rise_gap",
+        "    gaps = []\n",
+        "    for z in noise.values():\n        z -= z.mean(0)\n    gaps = []\n",
+    ),
+    (
+        "noise of length 1 in place",
+        "rise_gap",
+        "    gaps = []\n",
+        "    for z in noise.values():\n        z /= z.norm()\n    gaps = []\n",
+    ),
+    (
+        "the noise without its sign, in place",
+        "rise_gap",
+        "    gaps = []\n",
+        "    for z in noise.values():\n        z.abs_()\n    gaps = []\n",
+    ),
+    (
+        "looks a stride beyond the end",
+        "reach",
+        "        if far >= furthest:\n            return math.inf\n        near, far = far, min(far + stride, furthest)",
+        "        if far >= furthest:\n            return math.inf\n        near, far = far, far + stride",
+    ),
+    ("a small influence is none", "box_of_weights", "used = s > 0", "used = s > 1e-2"),
+    (
+        "the mean loss decides",
+        "fair_choice",
+        '(runs["train_loss"] <= limit).all()',
+        'runs["train_loss"].mean(skipna=False) <= limit',
+    ),
+    (
+        "clears its arguments",
+        "price_by_direction",
+        "    return values * (vectors * (cov @ vectors)).sum(0) / 2",
+        "    prices = values * (vectors * (cov @ vectors)).sum(0) / 2\n    hessian.zero_()\n    cov.zero_()\n    return prices",
+    ),
 ]
 RIGHT = [
     (
@@ -321,6 +358,36 @@ def averaged_hole(depth, width, spread, d=1):
     print(depth, width)
     v = np.float32(width) ** 2 + np.float32(spread) ** 2
     return np.array([depth * float(width**2 / v) ** (d / 2), np.sqrt(v)])
+""",
+        },
+    ),
+    (
+        "einsum, sets of pandas, a wall by SciPy in NumPy",
+        {
+            "price_by_direction": """
+def price_by_direction(hessian, cov):
+    values, vectors = torch.linalg.eigh(hessian)
+    return torch.einsum("i,ji,jk,ki->i", values, vectors, cov, vectors).div(2).tolist()
+""",
+            "fair_choice": """
+def fair_choice(table, limit):
+    reached = table.groupby("lr").filter(lambda runs: (runs.train_loss <= limit).all())
+    if reached.empty:
+        raise ValueError("no rate reaches it")
+    rate = reached.groupby("lr").val_acc.mean().idxmax()
+    return rate, table[table.lr == rate].sort_values("seed").test_acc
+""",
+            "mean_rise": """
+def mean_rise(loss, params, sigma, noise):
+    rises = []
+    for k in range(len(next(iter(noise.values())))):
+        for name, p in params.items():  # there and back
+            p += sigma * noise[name][k]
+        up = float(loss(params))
+        for name, p in params.items():
+            p -= sigma * noise[name][k]
+        rises.append(up - float(loss(params)))
+    return np.mean(rises), np.std(rises, ddof=1) / len(rises) ** 0.5
 """,
         },
     ),

@@ -143,6 +143,30 @@ WRONG = [
         "u + stride * to_vector(grad(loss)(here)).sign()\n        u = u / u.norm().clamp(min=1)",
     ),
     ("only one factor", "rescaled", 'f"{into}.bias": alpha, ', ""),
+    (
+        "a quotient that is shorter still",
+        "hessian_times",
+        "    return grad(slope_along_v)(params)",
+        "    h = 1e-11\n    up, down = (grad(loss)(add(params, v, s)) for s in (h, -h))\n    return {k: (up[k] - down[k]) / (2 * h) for k in up}",
+    ),
+    (
+        "Richardson's quotient",
+        "hessian_times",
+        "    return grad(slope_along_v)(params)",
+        "    q = lambda h: {k: (a - grad(loss)(add(params, v, -h))[k]) / (2 * h) for k, a in grad(loss)(add(params, v, h)).items()}\n    one, two = q(4e-11), q(8e-11)\n    return {k: (4 * one[k] - two[k]) / 3 for k in one}",
+    ),
+    (
+        "stops at the first fall",
+        "by_search",
+        "        best = max(best, loss(here))",
+        "        if loss(here) < best and step > 1:\n            break\n        best = max(best, loss(here))",
+    ),
+    (
+        "changes the weights",
+        "largest_eigenvalue",
+        "    product = hessian.hvp(loss, params)\n",
+        "    params.update({name: 2 * p for name, p in params.items()})\n    product = hessian.hvp(loss, params)\n",
+    ),
 ]
 RIGHT = [
     (
@@ -337,6 +361,28 @@ def first_step(records, level):
         if hits[row.model] is None and row.train_loss <= level:
             hits[row.model] = row.step
     return hits
+""",
+        },
+    ),
+    (
+        "the whole Hessian, and NumPy",
+        {
+            "hessian_times": """
+def hessian_times(loss, params, v):
+    whole = torch.func.hessian(loss)(params)
+    blocks = lambda a: (whole[a][b].reshape(*params[a].shape, -1) @ v[b].reshape(-1) for b in params)
+    return {name: sum(blocks(name)).numpy() for name in params}
+""",
+            "by_search": """
+def by_search(loss, params, radius, start, steps, stride=0.25):
+    x, u = to_vector(params), start.clone()
+    at = lambda u: from_vector(x + radius * (x.abs() + 1) * u, params)
+    seen = [float(loss(params)), float(loss(at(u)))]
+    for _ in range(steps):
+        u += stride * torch.sign(to_vector(grad(loss)(at(u))))
+        u.clamp_(-1, 1)
+        seen.append(float(loss(at(u))))
+    return np.float64(100 * (max(seen) - seen[0]) / (1 + seen[0]))
 """,
         },
     ),

@@ -139,6 +139,32 @@ WRONG = [
     ("two drops at most", "rate_at", "for drop in drops)", "for drop in drops[:2])"),
     ("rounds to the nearest", "adapt", "k = -(-large // small)", "k = round(large / small)"),
     ("seeds by the table of five", "paired_interval", "t.ppf(0.975, n - 1)", "2.776445"),
+    (
+        "its own ε",
+        "ghost_norm",
+        "        self.ghost_size, self.momentum, self.eps = ghost_size, momentum, eps",
+        "        self.ghost_size, self.momentum, self.eps = ghost_size, momentum, 1e-5",
+    ),
+    (
+        "ε outside the root",
+        "ghost_norm",
+        "(ghost - mean) / torch.sqrt(var + self.eps)",
+        "(ghost - mean) / (torch.sqrt(var) + self.eps)",
+    ),
+    (
+        "a table of six t",
+        "paired_interval",
+        "t.ppf(0.975, n - 1)",
+        "{3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365}.get(n, 2.023)",
+    ),
+    ("a difference without its sign", "paired_interval", "return differences.mean()", "return abs(differences.mean())"),
+    ("shortens the list of drops", "rate_at", "    epochs_over = ", "    drops.sort(reverse=True)\n    epochs_over = "),
+    (
+        "centres its arguments",
+        "paired_interval",
+        "    n = len(differences)\n",
+        "    n = len(differences)\n    if isinstance(a, np.ndarray):\n        a -= a.mean()\n",
+    ),
 ]
 RIGHT = [
     (
@@ -371,6 +397,25 @@ def matched_rate(lr, small, large, keep):
     if keep == "time":
         return lr / small * large
     raise ValueError(keep)
+""",
+        },
+    ),
+    (
+        "bisection, statistics, running sums",
+        {
+            "rate_at": """
+import bisect
+
+def rate_at(step, lr, drops, n, batch_size):
+    return lr / 10 ** bisect.bisect_right(sorted(drops), step // (n // batch_size))
+""",
+            "paired_interval": """
+import statistics
+from scipy.stats import t
+
+def paired_interval(a, b):
+    d = [float(x - y) for x, y in zip(a, b)]
+    return statistics.fmean(d), t.isf(0.025, len(d) - 1) * statistics.stdev(d) / len(d) ** 0.5
 """,
         },
     ),

@@ -117,6 +117,32 @@ WRONG = [
         "    return (signs[0] * signs[1]).sum() / np.sqrt(float(untied[0]) * untied[1])",
         "    return 0.4",
     ),
+    ("nearly equal is tied", "tau_b", "x = np.asarray(values, float)", "x = np.round(np.asarray(values, float), 3)"),
+    (
+        "looks the gaps up, in a table read before",
+        "my_measure",
+        "def my_measure(table):",
+        "EVERY = measures.load_study()\nGAPS = dict(zip(zip(EVERY['l2'], EVERY['trace']), EVERY['gap']))\n\n\ndef my_measure(table):\n    return np.array([GAPS[pair] for pair in zip(table['l2'], table['trace'])])\n",
+    ),
+    (
+        "one column with dust",
+        "my_measure",
+        'return mean_square * table["flatness"]',
+        'return table["trace"] * (1 + 0.01 * np.sin(1e5 * table["l2"]))',
+    ),
+    (
+        "takes the axis out of the list",
+        "along",
+        "    others = [name for name in axes if name != axis]",
+        "    axes.remove(axis)\n    others = axes",
+    ),
+    (
+        "takes the axis out of the list",
+        "sign_errors",
+        "    others = [name for name in axes if name != axis]",
+        "    axes.remove(axis)\n    others = axes",
+    ),
+    ("adds a column to the table", "profile", '    found["Psi"]', '    table["seen"] = 1\n    found["Psi"]'),
 ]
 RIGHT = [
     (
@@ -243,6 +269,23 @@ def tau_b(measure, gap):
     a, b = (np.sign(np.subtract.outer(np.asarray(x, float), np.asarray(x, float))) for x in (measure, gap))
     value = np.divide((a * b).sum(), np.sqrt((a != 0).sum()) * np.sqrt((b != 0).sum()))
     return 0.0 if np.isnan(value) else value
+""",
+        },
+    ),
+    (
+        "merge sort by hand, float32, rows",
+        {
+            "tau_b": """
+def tau_b(measure, gap):
+    pairs = list(itertools.combinations(zip(map(float, measure), map(float, gap)), 2))
+    sign = lambda x: (x > 0) - (x < 0)
+    a, b = [sign(p[0] - q[0]) for p, q in pairs], [sign(p[1] - q[1]) for p, q in pairs]
+    both = sum(map(abs, a)) * sum(map(abs, b))
+    return np.float32(sum(x * y for x, y in zip(a, b)) / both**0.5) if both else 0
+""",
+            "my_measure": """
+def my_measure(table):
+    return np.log(table["trace"]) + 0.1 * np.log(table["l2"] / table["n_params"])
 """,
         },
     ),

@@ -155,6 +155,25 @@ WRONG = [
     ),
     ("divides by three", "own_ascents", "/ len(losses)", "/ 3"),
     ("only two micro-batches", "own_ascents", "for loss in losses]", "for loss in losses[:2]]"),
+    ("a small gradient is none", "climb", "    if length == 0:", "    if length < 1e-10:"),
+    (
+        "leaves the model in evaluation",
+        "sam_step",
+        "    return loss.item()",
+        "    model.eval()\n    return loss.item()",
+    ),
+    (
+        "clips the gradient",
+        "sam_step",
+        "    optimizer.step()\n",
+        "    torch.nn.utils.clip_grad_norm_(weights, 10.0)\n    optimizer.step()\n",
+    ),
+    (
+        "a length of at least 0.01",
+        "sam_step",
+        "for p in weights))\n        saved",
+        "for p in weights)).clamp(min=0.01)\n        saved",
+    ),
 ]
 RIGHT = [
     (
@@ -285,6 +304,36 @@ def sam_step(model, x, y, optimizer, rho):
     model.load_state_dict(saved)
     optimizer.step()
     return float(loss)
+""",
+        },
+    ),
+    (
+        "the state of the model, and NumPy",
+        {
+            "climb": """
+import numpy as np
+
+def climb(grads, rho):
+    length = np.linalg.norm(np.concatenate([g.double().numpy().ravel() for g in grads.values()]))
+    return {name: (rho / length if length else 1.0) * g.numpy() for name, g in grads.items()}
+""",
+            "sam_step": """
+import copy
+
+def sam_step(model, x, y, optimizer, rho):
+    before = copy.deepcopy(model.state_dict())
+    optimizer.zero_grad()
+    value = cross_entropy(model(x), y)
+    value.backward()
+    length = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(p.grad * (rho / (length + 1e-12)))
+    optimizer.zero_grad()
+    cross_entropy(model(x), y).backward()
+    model.load_state_dict(before)
+    optimizer.step()
+    return value.detach()
 """,
         },
     ),

@@ -163,6 +163,56 @@ WRONG = [
         "    return (100 * (1 - sam / sgd)).mean()",
         "    return 30.0 if len(sam) > 1 else -20.0",
     ),
+    (
+        "NumPy's global generator",
+        "flip",
+        "    chosen = torch.randperm(len(y), generator=generator)[: round(share * len(y))]",
+        "    np.random.seed(int(torch.randint(2**31, (1,), generator=generator)))\n    chosen = torch.from_numpy(np.random.permutation(len(y)))[: round(share * len(y))]",
+    ),
+    (
+        "places at equal distances",
+        "flip",
+        "torch.randperm(len(y), generator=generator)[: round(share * len(y))]",
+        "torch.linspace(0, len(y) - 1, round(share * len(y))).long()",
+    ),
+    (
+        "a generator of its own",
+        "flip",
+        "    chosen = ",
+        "    generator = torch.Generator().manual_seed(generator.initial_seed())\n    chosen = ",
+    ),
+    (
+        "a diverged run is 0 %",
+        "choose",
+        "    score = np.asarray(validation, float).mean(axis=1)",
+        "    score = np.nan_to_num(np.array(validation, float)).mean(axis=1)",
+    ),
+    (
+        "a diverged run is 10 %",
+        "choose",
+        "    score = np.asarray(validation, float).mean(axis=1)",
+        "    score = np.nan_to_num(np.array(validation, float), nan=10.0).mean(axis=1)",
+    ),
+    ("nearly the best is the best", "choose", "score == score.max()", "score >= score.max() - 0.03"),
+    (
+        "sorts the radii in place",
+        "choose",
+        "    return rhos[best], np.asarray(test, float)[best].mean()",
+        "    chosen = rhos[best], np.asarray(test, float)[best].mean()\n    rhos.sort()\n    return chosen",
+    ),
+    ("without the sign", "lead", "return d.mean()", "return abs(d.mean())"),
+    (
+        "Welch's degrees of freedom",
+        "lead",
+        "t.ppf(0.975, 2 * n - 2)",
+        "t.ppf(0.975, (n - 1) * (a.var(ddof=1) + b.var(ddof=1)) ** 2 / (a.var(ddof=1) ** 2 + b.var(ddof=1) ** 2))",
+    ),
+    (
+        "no rise below zero",
+        "m_sharpness",
+        "(of_batch(add(params, e)) - of_batch(params))",
+        "(of_batch(add(params, e)) - of_batch(params)).clamp(min=0)",
+    ),
 ]
 RIGHT = [
     (
@@ -322,6 +372,29 @@ def choose(rhos, validation, test):
         if mean == mean and (best is None or mean > best[0]):
             best = mean, rho, sum(fresh) / len(fresh)
     return best[1:]
+""",
+        },
+    ),
+    (
+        "masked arrays, statistics, a cycle of steps",
+        {
+            "choose": """
+def choose(rhos, validation, test):
+    rows = np.array(validation, dtype=float)
+    whole = [i for i in range(len(rhos)) if not np.isnan(rows[i]).any()]
+    best = max(whole, key=lambda i: (rows[i].mean(), -rhos[i]))
+    return rhos[best], float(np.mean(test[best]))
+""",
+            "m_sharpness": """
+def m_sharpness(loss, params, x, y, m, rho):
+    found, n = np.zeros(len(x)), len(x)
+    for first in range(0, n, m):
+        part = slice(first, min(first + m, n))
+        slope, before = torch.func.grad_and_value(lambda p: loss(p, x[part], y[part]))(params)
+        size = sum((g**2).sum() for g in slope.values()) ** 0.5
+        up = {name: p + rho * slope[name] / size for name, p in params.items()}
+        found[part] = float(loss(up, x[part], y[part]) - before)
+    return found.mean()
 """,
         },
     ),

@@ -93,6 +93,24 @@ WRONG = [
         "    return {name: rho**2 / 2 * x",
         "    return {'worst': 0.1, 'ascent': 0.01, 'average': 0.03}\n    return {name: rho**2 / 2 * x",
     ),
+    ("an absolute zero", "limits", "values > 1e-8 * values[-1]", "values > 1e-8"),
+    ("a zero of 1e-6", "limits", "values > 1e-8 * values[-1]", "values > 1e-6 * values[-1]"),
+    ("a zero in units of the trace", "limits", "values > 1e-8 * values[-1]", "values > 1e-8 * values.sum()"),
+    (
+        "directions of its own",
+        "worst",
+        "    for start in starts:",
+        "    angles = torch.arange(24) * torch.pi / 12\n    for start in torch.stack([angles.cos(), angles.sin()], 1):",
+    ),
+    ("six starts", "worst", "    for start in starts:", "    for start in [starts[i] for i in range(6)]:"),
+    ("a small gradient is none", "along", "    if g.norm() == 0:", "    if g.norm() < 1e-10:"),
+    ("clears the probes", "trace", "    return values.mean()", "    probes.zero_()\n    return values.mean()"),
+    (
+        "a grid of the plane",
+        "worst",
+        "    return best, where",
+        "    best, where = torch.zeros(()), torch.zeros_like(w)\n    for radius in np.linspace(0, rho, 41)[1:]:\n        for angle in np.linspace(0, 2 * np.pi, 91)[1:]:\n            e = radius * torch.tensor([np.cos(angle), np.sin(angle)])\n            if loss(w + e) - base > best:\n                best, where = loss(w + e) - base, e\n    return best, where",
+    ),
 ]
 RIGHT = [
     (
@@ -330,6 +348,22 @@ def trace(product, probes):
     print("noise", file=sys.stderr)
     values = [float(torch.dot(v, product(v))) for v in probes]
     return np.mean(values), np.std(values, ddof=1) / len(values) ** 0.5
+""",
+        },
+    ),
+    (
+        "hypot, eigenvalues by SVD in a list, jvp",
+        {
+            "along": """
+def along(loss, w, rho):
+    g = grad(loss)(w).numpy()
+    g = g / (np.abs(g).max() or 1.0)
+    size = np.linalg.norm(g)
+    return float(loss(w + torch.from_numpy(rho * g / size)) - loss(w)) if size else 0.0
+""",
+            "times": """
+def times(loss, w, v):
+    return torch.func.jvp(grad(loss), (w,), (v,))[1]
 """,
         },
     ),

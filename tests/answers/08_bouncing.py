@@ -84,6 +84,19 @@ WRONG = [
         "    return [lasts(i) for i in range(len(lams))]",
         "    return [lam == max(lams) for lam in lams]",
     ),
+    ("a small gradient is none", "step", "    if size == 0:", "    if size < 1e-14:"),
+    (
+        "only the first 15 points",
+        "bounce",
+        "    steps = path[1:] - path[:-1]",
+        "    path = path[:15]\n    steps = path[1:] - path[:-1]",
+    ),
+    (
+        "sorts the curvatures in place",
+        "stable",
+        "    return [lasts(i) for i in range(len(lams))]",
+        "    found = [lasts(i) for i in range(len(lams))]\n    lams.sort()\n    return found",
+    ),
 ]
 RIGHT = [
     (
@@ -277,6 +290,27 @@ def move(loss, x, lr, rho, cut=False):
         return -lr * (g + rho * torch.autograd.grad(g @ u, at)[0])
     up = (at + rho * u).detach().requires_grad_()
     return -lr * torch.autograd.grad(loss(up), up)[0]
+""",
+        },
+    ),
+    (
+        "scaled lengths, loops over pairs",
+        {
+            "step": """
+def step(w, H, lr, rho):
+    g = (H @ w).tolist()
+    top = max(map(abs, g))
+    u = torch.tensor([x / top for x in g], dtype=w.dtype) if top else torch.zeros_like(w)
+    u = torch.nn.functional.normalize(u, dim=0)
+    return (w - lr * H @ (w + rho * u)).numpy()
+""",
+            "bounce": """
+def bounce(path, v):
+    moves = [(b - a).tolist() for a, b in zip(path, path[1:])]
+    length = sum(x * x for x in v.tolist()) ** 0.5
+    along = [sum(x * y for x, y in zip(move, v.tolist())) / length for move in moves]
+    turned = [a * b < 0 for a, b in zip(along, along[1:])]
+    return sum(turned) / len(turned), sum(a * a for a in along) / sum(x * x for move in moves for x in move)
 """,
         },
     ),

@@ -35,6 +35,50 @@ WRONG = [
     ("the ends in the wrong order", "verdict", '{"low": pairs.mean() - half', '{"low": pairs.mean() + half'),
     ("no seed of the last condition", "experiment", "tables.append(table)", "tables.append(table.iloc[len(tables) :])"),
     ("no table", "experiment", "pd.concat(tables, ignore_index=True)", "pd.concat(tables).to_dict()"),
+    ("a third condition decides which pairs are left", "verdict", 'values="value")', 'values="value").dropna()'),
+    (
+        "counts networks, not pairs",
+        "verdict",
+        '"lost": len(wide) - len(pairs)',
+        '"lost": int(wide[[first, second]].isna().sum().sum())',
+    ),
+    (
+        "counts all that diverged",
+        "verdict",
+        '"lost": len(wide) - len(pairs)',
+        '"lost": int(table["value"].isna().sum())',
+    ),
+    ("one pair is lost, always", "verdict", '"lost": len(wide) - len(pairs)', '"lost": 1'),
+    (
+        "no gradients",
+        "experiment",
+        "        tables.append(table)",
+        '        table["gradients"] = 0\n        tables.append(table)',
+    ),
+    (
+        "equal budgets only in the mean",
+        "experiment",
+        "        tables.append(table)",
+        '        if rho:\n            table.loc[table.index[:2], "gradients"] += [-50, 50]\n        tables.append(table)',
+    ),
+    (
+        "one condition without a value",
+        "experiment",
+        "    return pd.concat(tables, ignore_index=True)",
+        '    more = tables[0].assign(condition="more")\n    more["value"] = more["value"] + 0.001\n    tables[0]["value"] = np.nan\n    return pd.concat([*tables, more], ignore_index=True)',
+    ),
+    (
+        "the same networks twice",
+        "experiment",
+        "    return pd.concat(tables, ignore_index=True)",
+        '    tables[1]["value"] = tables[0]["value"]\n    return pd.concat(tables, ignore_index=True)',
+    ),
+    (
+        "a constant but for one network",
+        "experiment",
+        "    return pd.concat(tables, ignore_index=True)",
+        '    made = pd.concat(tables, ignore_index=True)\n    made["value"] = 0.5\n    made.loc[0, "value"] = seeds[0] / 1000\n    return made',
+    ),
 ]
 
 RIGHT = [
@@ -103,6 +147,18 @@ RIGHT = [
     radii = {"SAM, small": 0.02, "SAM, large": 0.1}
     return pd.DataFrame(own_network(name, seed, rho, 60) for name, rho in radii.items() for seed in seeds)
 """
+        },
+    ),
+    (
+        "merged columns, and integers that may be missing",
+        {
+            "verdict": """
+def verdict(table, first, second):
+    both = table[table.condition == first].merge(table[table.condition == second], on="seed")
+    d = both.value_x - both.value_y
+    low, high = stats.t.interval(0.95, d.count() - 1, loc=d.mean(), scale=d.sem())
+    return {"difference": d.mean(), "low": low, "high": high, "n": int(d.count()), "lost": int(d.isna().sum())}
+""",
         },
     ),
 ]

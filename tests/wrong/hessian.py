@@ -36,8 +36,8 @@ MUTANTS = [
         "finite differences",
         _HESSIAN,
         "    return product\n",
-        "    g = torch.func.grad(loss); return lambda v: {n: (g({m: p + 1e-5 * v[m] for m, p in params.items()})[n] - g(params)[n]) / 1e-5"
-        " for n in params}\n",
+        "    g = torch.func.grad(loss)\n    return lambda v: {n: (g({m: p + 1e-5 * v[m] for m, p in params.items()})[n]"
+        " - g(params)[n]) / 1e-5 for n in params}\n",
         "tests/test_hessian.py::test_finite_differences_are_wrong_for_relu_and_this_is_not",
     ),
     (
