@@ -204,7 +204,7 @@ def repeated(loss: Callable[[dict[str, Tensor]], object], params: dict[str, Tens
     )
 
 
-def _leaves(value: object) -> list:
+def _leaves(value: Any) -> list:
     parts = value.values() if isinstance(value, dict) else value
     return [leaf for part in parts for leaf in _leaves(part)] if isinstance(value, dict | tuple) else [value]
 

@@ -44,13 +44,20 @@ def graded(notebook):
 
 
 def marks(shell, notebook, given, changed):
-    """{check: [points, error in one line]} of the notebook with some cells changed; run in a fork."""
+    """{check: [points, error in one line]} of the notebook with some cells changed; run in a fork.
+
+    Where at most half of the parts are changed, the checks of the others are left out: with more changed they are tried.
+    """
+    checks = {cell.metadata.nbgrader.grade_id for cell in notebook.cells if role(cell) == "check"}
+    mine = {f"{part}_check" for part in changed} if 0 < len(changed) <= len(checks) / 2 else checks
     found = {}
     for cell in graded(notebook):
         if role(cell) == "given":
             shell.user_ns.update(given[cell.id])
             continue
         name = cell.metadata.nbgrader.grade_id
+        if role(cell) == "check" and name not in mine:
+            continue
         cell.outputs = run(shell, changed.get(name, cell.source))
         if role(cell) == "check":
             errors = [f"{out.ename}: {out.evalue}" for out in cell.outputs if out.output_type == "error"]

@@ -353,9 +353,10 @@ def test_a_catalogue_is_large_enough(path):
 @pytest.mark.slow
 def test_right_answers_keep_their_marks_and_wrong_ones_lose_theirs(exercise, marks):
     full = {n: c.metadata.nbgrader.points for n, c in marked_cells(exercise).items() if assignments.role(c) == "check"}
-    for name, (_, losing) in catalogue(exercise).items():
+    for name, (cells, losing) in catalogue(exercise).items():
         errors = {check: error for check, (_, error) in marks[name].items()}
-        due = {check: 0 if check in losing else points for check, points in full.items()}
+        assert {f"{part}_check" for part in cells} & full.keys() <= errors.keys() and losing <= errors.keys(), name
+        due = {check: 0 if check in losing else full[check] for check in errors}
         assert {check: points for check, (points, _) in marks[name].items()} == due, (name, errors)
         assert not any("NameError" in error for error in errors.values()), (name, errors)
 
