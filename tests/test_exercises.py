@@ -248,7 +248,7 @@ def test_a_byte_of_difference_a_missing_and_an_orphaned_notebook_are_found(cours
 # ---------------------------------------------------------------- the graders, graded
 
 BY_SET = [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in SETS]
-ALWAYS = ("02_keskar", "05_sam")  # marked by nbgrader itself at every run; the other sets every night
+ALWAYS = ("05_sam",)  # marked by nbgrader itself at every run; the other sets every night
 QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg", "SAM_LITE_CHECK_SEED": "20"}
 
 
@@ -477,6 +477,15 @@ HOSTILE = {  # student -> (change to the solution, points or None, what the stat
     ),
     "another notebook": (lambda nb: nb.update(cells=[new_code_cell("1 + 1")]), None, "no cell of this exercise"),
 }
+EVERY_TIME = (
+    "edited check",
+    "deleted answer",
+    "endless",
+    "exits",
+    "floods",
+    "calls home",
+    "another notebook",
+)  # others: at night
 
 
 GROUP = pytest.mark.xdist_group("submissions")
@@ -506,7 +515,8 @@ def test_code_that_cannot_be_interrupted_is_killed_when_its_time_is_over(small_c
 def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
     source = small_course / "solutions" / "01_two" / "01_two.ipynb"
     place = tmp_path / "in"
-    for student, (apply, _, _) in HOSTILE.items():
+    hostile = HOSTILE if os.environ.get(ALL) else {name: HOSTILE[name] for name in EVERY_TIME}
+    for student, (apply, _, _) in hostile.items():
         (place / student / "01_two").mkdir(parents=True)
         (place / student / "01_two" / "01_two.ipynb").write_bytes(edited(source, apply))
     text = source.read_bytes()
@@ -527,11 +537,11 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
         (place / name).write_bytes(content)
     (place / "again_9_01_two.ipynb").write_bytes(edited(source, answer("twice", "def twice(x):\n    return 0")))
     os.utime(place / "again_9_01_two.ipynb", (1, 1))
-    options = argparse.Namespace(jobs=4, seconds=90, cell_seconds=4, memory_gb=8)  # many only wait
+    options = argparse.Namespace(jobs=2, seconds=90, cell_seconds=4, memory_gb=8)
     found = {one.file: one for one in grading.grade(place, tmp_path / "out", options, small_course)}
-    assert len(found) == len(HOSTILE) + len(files) + 1
+    assert len(found) == len(hostile) + len(files) + 1
 
-    for student, (_, points, said) in HOSTILE.items():
+    for student, (_, points, said) in hostile.items():
         one = found[f"{student}/01_two/01_two.ipynb"]
         assert said in "; ".join([one.state, *one.remarks, *gradebook._reasons(one)]), one
         if points is None:
