@@ -68,9 +68,8 @@ def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generat
     """
     states = {name: _plain(part.state_dict()) for name, part in parts.items()}
     random = [generator.get_state() for generator in generators]
-    unfinished = path.with_name(
-        f"{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.tmp"
-    )  # short, as names must be
+    short = f"{zlib.crc32(os.fsencode(path.name)):08x}"  # since the file's own name may be as long as names can be
+    unfinished = path.with_name(f"{short}.{os.getpid()}.tmp")
     try:
         torch.save({"settings": settings, "states": states, "random": random, "rows": _plain(rows)}, unfinished)
         torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)

@@ -64,14 +64,12 @@ def images_explorer() -> ipywidgets.VBox:
                 mark.set_data(numbers, np.full(len(numbers), rows[name]))
                 middle.set_data(*([_middle(numbers, panel)], [rows[name]]) if len(numbers) else ([], []))
         there = [name for name in ARMS if len(found[name][0])]
-        for title, panel, text in zip(
-            titles, (0, 1), ("{:+.1f} to {:+.1f} points", "{:.2g} to {:.2g} of SGD's"), strict=True
-        ):
-            middles = [_middle(found[name][panel], panel) for name in there]
-            title.set_text(("Accuracy: ", "λ_max: ")[panel] + text.format(min(middles), max(middles)))
+        gains, ratios = ([_middle(found[name][panel], panel) for name in there] for panel in (0, 1))
+        titles[0].set_text(f"Accuracy: {min(gains):+.1f} to {max(gains):+.1f} points")
+        titles[1].set_text(f"λ_max: {min(ratios):.2g} to {max(ratios):.2g} of SGD's")
         said = "; ".join(
-            f"{name}: {_middle(found[name][0], 0):+.1f} points, λ_max {_middle(found[name][1], 1):.2g} of SGD's"
-            for name in there
+            f"{name}: {gain:+.1f} points, λ_max {ratio:.2g} of SGD's"
+            for name, gain, ratio in zip(there, gains, ratios, strict=True)
         )
         absent = [name for name in ARMS if name not in there]
         return f"At equal {equal}, {network}, against SGD with 64 images: {said}." + (

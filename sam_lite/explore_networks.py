@@ -59,10 +59,8 @@ def batch_explorer(budget: str = "updates") -> ipywidgets.VBox:
             star.set_data([s for s, _ in added], [100 * v if name == "test_acc" else v for _, v in added])
         for line in here:
             line.set_xdata([size, size])
-        cell, ends = (
-            cells[size, rule, budget],
-            [[_mean(v[chosen[grids.SIZES.index(s)]]) for s in (32, size)] for v in numbers],
-        )
+        cell = cells[size, rule, budget]
+        ends = [[_mean(v[chosen[grids.SIZES.index(s)]]) for s in (32, size)] for v in numbers]
         titles[0].set_text(f"Batch {size} against 32: {ends[0][1] - ends[0][0]:+.1f} points")
         titles[1].set_text(f"λ_max: {ends[1][1]:.2g} at {size}, {ends[1][0]:.2g} at 32")
         titles[2].set_text(f"Between the two: loss up to {_mean(cell['line'][:, 5:16].max(1)):.2g}")

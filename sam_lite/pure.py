@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -74,9 +74,8 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
         with torch.no_grad():
             for module, buffers in before.items():
                 for name, buffer, value in buffers:
-                    setattr(module, name, buffer)
-                    with suppress(RuntimeError):  # an expanded tensor, which nothing can write into
-                        buffer.copy_(value)
+                    expanded = buffer.layout is torch.strided and 0 in buffer.stride()  # nothing can write into it
+                    setattr(module, name, buffer if expanded else buffer.copy_(value))
 
 
 @contextmanager

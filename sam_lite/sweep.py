@@ -165,9 +165,8 @@ def _large(values: Iterable) -> bool:
 
 
 def _joined(parts: list[pd.DataFrame], jobs: list[tables.Job]) -> pd.DataFrame:
-    for name in dict.fromkeys(
-        column for part in parts for column in part
-    ):  # as floats, large integers would be rounded
+    columns = dict.fromkeys(column for part in parts for column in part)
+    for name in columns:  # as floats, large integers would be rounded
         whole = [part for part in parts if name in part and part[name].dtype.kind in "iu"]
         if len({str(part.dtypes.get(name)) for part in parts}) > 1 and any(
             _large(part[name].dropna()) for part in whole

@@ -169,9 +169,10 @@ class Watched:
         self.answer = answer
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        before = [_copy(argument) for argument in arguments]
+        given = [*arguments, *named.values()]
+        before = [_copy(argument) for argument in given]
         got = self.answer(*arguments, **named)
-        for place, (was, now) in enumerate(zip(before, arguments, strict=True), 1):
+        for place, (was, now) in enumerate(zip(before, given, strict=True), 1):
             if not _same(was, now):
                 raise Wrong(
                     f"argument {place}, a {type(now).__name__}, must stay as it was, and your function changed it: "
