@@ -74,8 +74,9 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
         with torch.no_grad():
             for module, buffers in before.items():
                 for name, buffer, value in buffers:
-                    expanded = buffer.layout is torch.strided and 0 in buffer.stride()  # nothing can write into it
-                    setattr(module, name, buffer if expanded else buffer.copy_(value))
+                    setattr(module, name, buffer)
+                    if buffer.layout is not torch.strided or 0 not in buffer.stride():  # nothing can write into others
+                        buffer.copy_(value)
 
 
 @contextmanager

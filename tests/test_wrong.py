@@ -40,7 +40,7 @@ LAYOUT = {tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT, tokenize.INDENT, toke
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider"]
 SECONDS = 300  # then a test that does not end is killed; all named tests together take 60 on a busy machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")]
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,26 @@ def test_every_part_has_its_table_and_every_fault_its_name():
     assert len(names) == len(set(names))
 
 
+def with_the_fault(file, right, wrong):
+    """The text of a file of the package with a fault in it, which must have one place there and be Python."""
+    source = (ROOT / file).read_text(encoding="utf-8")
+    places = where(right, source)
+    assert len(places) == 1, f"{right!r} must stand once in {file}, and does {len(places)} times"
+    start, end = places[0]
+    planted = source[:start] + (wrong if source[start:end] == right else wrong.strip()) + source[end:]
+    assert ast.dump(ast.parse(planted)) != ast.dump(ast.parse(source)), f"{wrong!r} changes nothing in {file}"
+    return planted
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.stem)
+def test_every_fault_has_its_place(table):
+    """Said at once, not after the twenty minutes in which the faults are looked for."""
+    for _, file, right, wrong, _ in runpy.run_path(str(table))["MUTANTS"]:
+        with_the_fault(file, right, wrong)
+
+
+@pytest.mark.slow
+@needs_fork
 def test_without_a_fault_every_named_test_passes(outcome, tmp_path):
     """One of each file; on the package itself all of them run in their own files, and here every night."""
     files = {name.partition("::")[0]: name for name in TESTS}
@@ -114,14 +134,11 @@ def test_without_a_fault_every_named_test_passes(outcome, tmp_path):
     assert set(tests) <= passed | {name.partition("[")[0] for name in passed}
 
 
+@pytest.mark.slow
+@needs_fork
 @pytest.mark.parametrize(("name", "file", "right", "wrong", "test"), MUTANTS)
 def test_a_fault_is_found(outcome, tmp_path, name, file, right, wrong, test):
-    source = (ROOT / file).read_text(encoding="utf-8")
-    places = where(right, source)
-    assert len(places) == 1, f"{right!r} must stand once in {file}, and does {len(places)} times"
-    start, end = places[0]
-    planted = source[:start] + (wrong if source[start:end] == right else wrong.strip()) + source[end:]
-    assert ast.dump(ast.parse(planted)) != ast.dump(ast.parse(source))
+    planted = with_the_fault(file, right, wrong)
     (copy_of_the_package(tmp_path) / file).write_text(planted, encoding="utf-8")
     result = outcome(tmp_path, [test])
     assert result["code"] == 1, f"{test} does not find it: {result['output']}"

@@ -130,7 +130,7 @@ MUTANTS = [
     (
         "file overwritten in place",
         _CHECKPOINT,
-        'unfinished = path.with_name(f"{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.tmp")',
+        'unfinished = path.with_name(f"{short}.{os.getpid()}.tmp")',
         "unfinished = path",
         "tests/test_train.py::test_a_crash_while_writing_keeps_the_old_file",
     ),
