@@ -224,16 +224,12 @@ MAKE = {  # in this order, in one folder, from nothing
 }
 
 
-LATER = {  # `make test` from nothing is what CI itself does
-    "make test": pytest.mark.nightly,
-    "make study": pytest.mark.when_changed("Makefile", "sam_lite/study.py", "sam_lite/sweep.py"),
-    "make images": pytest.mark.when_changed("Makefile", "sam_lite/image_study.py", "sam_lite/sweep.py"),
-}
+NIGHTLY = {"make test", "make study", "make images", "make slides"}  # the first is what CI itself does
 
 
 @pytest.mark.slow
 @needs_make
-@pytest.mark.parametrize("command", [pytest.param(name, marks=LATER.get(name, ())) for name in MAKE])
+@pytest.mark.parametrize("command", [pytest.param(name, marks=[pytest.mark.nightly] * (name in NIGHTLY)) for name in MAKE])
 def test_make_from_nothing(command, course):
     MAKE[command](course)
 

@@ -334,7 +334,7 @@ def test_a_cell_that_fails_is_named_to_a_reader_and_the_other_pages_are_there(tm
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_an_interrupt_leaves_no_kernel_and_what_is_done_can_be_read(tmp_path, sent):
     done = write(tmp_path / "a.ipynb", "'fine ' * 2")
     says = f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\ntime.sleep(300)"

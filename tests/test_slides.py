@@ -140,6 +140,8 @@ def test_all_that_a_deck_shows_is_found_in_its_lecture(name):
         assert all(slides.picked(text, slide.says) for text in texts)
         shown = [one for one in slide.cells if by_id[one].cell_type == "code" and not slide.code]
         assert all(by_id[one].outputs for one in shown), f"{name}: nothing comes out of {shown}"
+        code = "\n".join(by_id[one].source for one in slide.cells if slide.code).splitlines()
+        assert not [line for line in code if len(line) > 88], f"{name}: too wide for letters of 24 pixels"
 
 
 def test_every_slide_that_the_course_measures_is_taken_up_and_the_index_says_where():
