@@ -229,7 +229,9 @@ NIGHTLY = {"make test", "make study", "make images", "make slides"}  # the first
 
 @pytest.mark.slow
 @needs_make
-@pytest.mark.parametrize("command", [pytest.param(name, marks=[pytest.mark.nightly] * (name in NIGHTLY)) for name in MAKE])
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=[pytest.mark.nightly] * (name in NIGHTLY)) for name in MAKE]
+)
 def test_make_from_nothing(command, course):
     MAKE[command](course)
 
