@@ -80,9 +80,9 @@ def images_explorer() -> ipywidgets.VBox:
         Picture(figure, [*sum(marks, []), *sum(means, []), *titles], update),
         {"equal": Choice("compared at equal", list(COMPARED)), "network": Choice("networks", list(NETWORKS))},
         caption="Convolutional networks on photographs of clothes, ten seeds for each row, against SGD with batches of 64 "
-        "images from the same start (the blue line). A dot is a seed, a stroke the mean. Left: accuracy on fresh "
-        "photographs. Right: largest eigenvalue of the Hessian. With ηk most networks do no better than guessing; these are "
-        "left out.",
+        "images from the same start (the blue line), where both have the same of what the first slider names. A dot is a "
+        "seed, a stroke the mean. Left: accuracy on fresh photographs. Right: largest eigenvalue of the Hessian. With ηk "
+        "most networks do no better than guessing; these are left out.",
     )
 
 

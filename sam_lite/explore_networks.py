@@ -62,7 +62,9 @@ def batch_explorer(budget: str = "updates") -> ipywidgets.VBox:
         cell = cells[size, rule, budget]
         ends = [[_mean(v[chosen[grids.SIZES.index(s)]]) for s in (32, size)] for v in numbers]
         titles[0].set_text(f"Batch {size} against 32: {ends[0][1] - ends[0][0]:+.1f} points")
-        titles[1].set_text(f"λ_max: {ends[1][1]:.2g} at {size}, {ends[1][0]:.2g} at 32")
+        fair = reached[[keys.index((s, rule, budget)) for s in (32, size)]].all()
+        both = f"{ends[1][1]:.2g} at {size}, {ends[1][0]:.2g} at 32" if fair else f"{size} ran out of updates"
+        titles[1].set_text(f"λ_max: {both}")
         titles[2].set_text(f"Between the two: loss up to {_mean(cell['line'][:, 5:16].max(1)):.2g}")
         for line, values in zip(lines, cell["line"], strict=True):
             line.set_data(grids.ALPHAS, values)
@@ -121,7 +123,7 @@ def rho_explorer() -> ipywidgets.VBox:
         ax.text(x[3], 1.1 * curves[0][3], "SGD", color=plots.COLORS[0], ha=other[side], va="bottom")
         lines.append(_mark(ax, 1, linestyle="--", marker="s", ms=4))
         names.append(ax.text(1, 1, "SAM", color=plots.COLORS[1], ha=side, va="top", in_layout=False))
-    _, *titles = [plots.headline(ax, "A small gain, then a fall") for ax in axes]
+    _, *titles = [plots.headline(ax, "Little gained, then a fall") for ax in axes]
 
     def update(rho: float) -> str:
         at = rhos.index(rho)
