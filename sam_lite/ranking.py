@@ -155,7 +155,7 @@ def _usable(table: pd.DataFrame, measure: str, gap: str, axes: Axes = ()) -> pd.
     for name in (measure, gap):  # inf - inf is no number, so other numbers in the same order stand for these
         values = numbers[name]
         if np.isinf(values).any():
-            end = 1 + 2 * values[np.isfinite(values)].abs().max() if name == gap else 0
+            end = 1 + 2 * values[np.isfinite(values)].abs().to_numpy().max(initial=0)  # a gap's size counts, too
             numbers[name] = values.clip(-end, end) if name == gap else values.rank(method="dense")
     return table.assign(**numbers)[there]
 

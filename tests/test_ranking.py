@@ -326,6 +326,8 @@ def test_infinite_values_are_the_largest_and_the_smallest():
     pd.testing.assert_frame_equal(found, expected)
     assert len(found) and ranking.psi(wide, "m", AXES) == ranking.psi(near, "m", AXES)
     assert ranking.tau(table.assign(gap=np.inf), "m") == 0 == ranking.tau(table.assign(m=np.inf), "m")
+    for endless in ({"gap": np.inf}, {"m": np.inf}):  # all alike, so nothing is right or wrong
+        assert ranking.psi(table.assign(**endless), "m", AXES) == 0
 
 
 def test_axes_may_come_one_by_one():
