@@ -121,7 +121,7 @@ def roster(steps: int = STEPS, own: Mapping[str, tuple[float, float]] = OWN) -> 
         "SAM, every 5th step": lambda r: {"direction": rivals.sometimes(rivals.sam(r), fifth)},
         "SAM, last tenth": lambda r: {"direction": rivals.sometimes(rivals.sam(r), late)},
     }
-    return {name: {setting: of(setting) for setting in own[name]} for name, of in given.items()}
+    return {name: {setting: given[name](setting) for setting in settings} for name, settings in own.items()}
 
 
 def main() -> None:

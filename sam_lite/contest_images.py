@@ -1,7 +1,7 @@
 """The contest on photographs: SAM and its rivals, convnets on Fashion-MNIST, tuned on grids of one size, gradients counted.
 
 `python -m sam_lite.contest_images FOLDER` tries all settings and trains ten networks of each rival, or goes on with that,
-in about half an hour on one core, and ends in FOLDER/contest_images.csv; the package ships that record. Images, network,
+in about forty minutes on one core, and ends in FOLDER/contest_images.csv; the package ships that record. Images, network,
 batches and the number of steps are those of `image_study`; the rivals and their loop are those of `contest`.
 """
 
@@ -22,7 +22,7 @@ VERSION = "1"  # of what a job computes; results of another are refused
 FILE = Path(__file__).with_name("contest_images.csv")
 STEPS = EPOCHS * N_TRAIN // SMALL
 EARLY = 40  # steps, after which a training is looked at for the first time
-PARTS = {"tuning": TUNING_SEEDS, "final": SEEDS}
+PARTS = {"tuning": TUNING_SEEDS, "final": SEEDS, "opponent": SEEDS}
 # The grid was fixed before any result was seen. The study of images tunes SGD with momentum 0.9, which multiplies a rate by
 # ten in the long run: its two upper rates, 0.01 and 0.03, are 0.1 and 0.3 here, where there is no momentum. A trial with a
 # seed of its own, 200, went well with both.
@@ -40,11 +40,11 @@ GRID: dict[str, tuple[float, float]] = contest.OWN | {  # the others as in `cont
 def field(seeds: Sequence[int], part: str) -> contest.Field:
     """Fashion-MNIST for networks that `seeds` begin: N_TRAIN training images, the same for each.
 
-    part: "tuning", with N_HELD_OUT other training images in the place of the test images, or "final", with the test images.
+    part: "tuning", with N_HELD_OUT other training images in the place of the test images; any other, with the test images.
     FileNotFoundError where the images are not; ValueError for another part and for bad seeds.
     """
     data, held_out = photographs(), slice(N_TRAIN, N_TRAIN + N_HELD_OUT)
-    judges = data[2:] if one_of("part", part, PARTS) == "final" else (data.x_train[held_out], data.y_train[held_out])
+    judges = data[2:] if one_of("part", part, PARTS) != "tuning" else (data.x_train[held_out], data.y_train[held_out])
     parts = data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *judges
     x, y, x_test, y_test = (one.expand(len(seeds), *one.shape) for one in parts)  # the same memory for all
     start = stack([params_of(build(convnet, seed)) for seed in seeds])
@@ -58,7 +58,8 @@ def trained(rival: str, lr: float, setting: float, part: str, *, steps: int = ST
         rival: a key of GRID.
         lr: learning rate.
         setting: the rival's own, one of GRID[rival].
-        part: "tuning": TUNING_SEEDS, judged on held-out training images; "final": SEEDS, judged on the test images.
+        part: "tuning": TUNING_SEEDS, judged on held-out training images; "final", or "opponent" for settings that were not
+            chosen: SEEDS, judged on the test images.
         steps: of all but SGD with twice as many; EARLY at least.
 
     Columns: seed; gradients (that the network computed); accuracy (percent) and overconfidence (mean confidence less
@@ -104,12 +105,18 @@ def jobs(settings: dict[str, tuple[float, float]]) -> list[sweep.tables.Job]:
     return [{"rival": rival, "lr": lr, "setting": own, "part": "final"} for rival, (lr, own) in settings.items()]
 
 
+def opponent_jobs(settings: dict[str, tuple[float, float]]) -> list[sweep.tables.Job]:
+    """SGD, against which all are measured, with what was not chosen for it: what if the choice was bad luck?"""
+    others = [job for job in tuning_jobs() if job["rival"] == "SGD" and (job["lr"], job["setting"]) != settings["SGD"]]
+    return [job | {"part": "opponent"} for job in others]
+
+
 @cache
-def recorded() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What `main` wrote: all that was tried, and the ten networks of each rival, as `trained` has them."""
+def recorded() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What `main` wrote, as `trained` has it: all that was tried, ten networks of each rival, and of each other SGD."""
     table = pd.read_csv(FILE)
-    tried = table["part"] == "tuning"
-    return table[tried].reset_index(drop=True), table[~tried].reset_index(drop=True)
+    tried, final, others = (table[table["part"] == part].reset_index(drop=True) for part in PARTS)
+    return tried, final, others
 
 
 def main() -> None:
@@ -120,8 +127,10 @@ def main() -> None:
     from tqdm import tqdm
 
     tried = sweep.run(trained, tuning_jobs(), folder / "tuning", version=VERSION, progress=tqdm)
-    final = sweep.run(trained, jobs(chosen(tried)), folder / "final", version=VERSION, progress=tqdm)
-    pd.concat([tried, final]).to_csv(folder / FILE.name, index=False, float_format="%.5g")
+    best = chosen(tried)
+    final = sweep.run(trained, jobs(best), folder / "final", version=VERSION, progress=tqdm)
+    others = sweep.run(trained, opponent_jobs(best), folder / "opponent", version=VERSION, progress=tqdm)
+    pd.concat([tried, final, others]).to_csv(folder / FILE.name, index=False, float_format="%.5g")
 
 
 if __name__ == "__main__":
