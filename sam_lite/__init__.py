@@ -42,7 +42,7 @@ What lectures and exercises use besides:
     explore_*             widgets for ρ, batch size and more
 
 Machinery, which nobody needs to read: require, pure, callbacks, plan, starting, stacked, updates, describe, checkpoint,
-tables, sweep, cluster, study, image_network, image_study, language_study, grids, images, widgets, checks.
+tables, sweep, cluster, study, image_network, image_study, contest_images, language_study, grids, images, widgets, checks.
 
 Functions take `loss, params, size`, then what the method needs, then settings by name. Randomness is an argument.
 Everything maps over many models with `torch.func.vmap`, and computes where its tensors are.

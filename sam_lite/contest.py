@@ -4,7 +4,7 @@ python -m sam_lite.contest [NAMES]   tries all settings on ten data sets that th
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,21 @@ from sam_lite.params import Params, params_of, stack
 
 STEPS, BATCH = 1000, 32
 RATES = (0.3, 0.5)  # each rival may choose one of these, and one of two settings of its own
+DECAYS = (0.0, 1e-3)
+# name -> the two settings of its own: weight decay, share of the labels, decay, start, steps, rho, share of a layer's norm
+OWN: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("SGD", "SGD, twice the steps", "SGD, falling rate"), DECAYS),
+    "label smoothing": (0.1, 0.2),
+    "EMA": (0.99, 0.997),
+    "SWA": (0.5, 0.75),
+    "Lookahead": (5, 10),
+    "random perturbation": (1.0, 3.0),
+    "SAM": (0.35, 0.5),
+    "gradient penalty": (0.35, 0.5),
+    "AWP": (0.02, 0.04),
+    "SAM, every 5th step": (0.5, 1.0),
+    "SAM, last tenth": (0.35, 0.5),
+}
 # name -> learning rate, setting: what `python -m sam_lite.contest` found best
 CHOSEN: dict[str, tuple[float, float]] = {
     "SGD": (0.5, 0.001),
@@ -87,26 +102,26 @@ def judge(field: Field, params: Params) -> tuple[Tensor, Tensor]:
     return right, 100 * out.softmax(2).amax(2).double().mean(1) - right
 
 
-def roster(steps: int = STEPS) -> dict[str, dict[float, dict]]:
-    """name -> {a setting: what `run` is given}, two settings for each."""
-    decays = (0.0, 1e-3)
+def roster(steps: int = STEPS, own: Mapping[str, tuple[float, float]] = OWN) -> dict[str, dict[float, dict]]:
+    """name -> {a setting: what `run` is given}, for the two settings of each in `own`."""
     late = lambda step: step > 0.9 * steps  # noqa: E731
     fifth = lambda step: step % 5 == 0  # noqa: E731
-    return {
-        "SGD": {wd: {"direction": rivals.decayed(wd)} for wd in decays},
-        "SGD, twice the steps": {wd: {"direction": rivals.decayed(wd), "steps": 2 * steps} for wd in decays},
-        "SGD, falling rate": {wd: {"direction": rivals.decayed(wd), "schedule": rivals.fall} for wd in decays},
-        "label smoothing": {s: {"smoothing": s} for s in (0.1, 0.2)},
-        "EMA": {d: {"after": rivals.ema(d)} for d in (0.99, 0.997)},
-        "SWA": {s: {"after": rivals.swa(int(s * steps), 10)} for s in (0.5, 0.75)},
-        "Lookahead": {k: {"after": rivals.lookahead(k, 0.5)} for k in (5, 10)},
-        "random perturbation": {r: {"direction": rivals.noise(r)} for r in (1.0, 3.0)},
-        "SAM": {r: {"direction": rivals.sam(r)} for r in (0.35, 0.5)},
-        "gradient penalty": {r: {"direction": rivals.sam(r, mix=0.8)} for r in (0.35, 0.5)},
-        "AWP": {r: {"direction": rivals.sam(r, rivals.layer_ascent)} for r in (0.02, 0.04)},
-        "SAM, every 5th step": {r: {"direction": rivals.sometimes(rivals.sam(r), fifth)} for r in (0.5, 1.0)},
-        "SAM, last tenth": {r: {"direction": rivals.sometimes(rivals.sam(r), late)} for r in (0.35, 0.5)},
+    given: dict[str, Callable[[Any], dict]] = {
+        "SGD": lambda wd: {"direction": rivals.decayed(wd)},
+        "SGD, twice the steps": lambda wd: {"direction": rivals.decayed(wd), "steps": 2 * steps},
+        "SGD, falling rate": lambda wd: {"direction": rivals.decayed(wd), "schedule": rivals.fall},
+        "label smoothing": lambda s: {"smoothing": s},
+        "EMA": lambda d: {"after": rivals.ema(d)},
+        "SWA": lambda s: {"after": rivals.swa(int(s * steps), 10)},
+        "Lookahead": lambda k: {"after": rivals.lookahead(k, 0.5)},
+        "random perturbation": lambda r: {"direction": rivals.noise(r)},
+        "SAM": lambda r: {"direction": rivals.sam(r)},
+        "gradient penalty": lambda r: {"direction": rivals.sam(r, mix=0.8)},
+        "AWP": lambda r: {"direction": rivals.sam(r, rivals.layer_ascent)},
+        "SAM, every 5th step": lambda r: {"direction": rivals.sometimes(rivals.sam(r), fifth)},
+        "SAM, last tenth": lambda r: {"direction": rivals.sometimes(rivals.sam(r), late)},
     }
+    return {name: {setting: given[name](setting) for setting in settings} for name, settings in own.items()}
 
 
 def main() -> None:

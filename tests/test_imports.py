@@ -48,6 +48,7 @@ ARROWS = {
     "study": {"cluster", "data", "models", "stacked", "ensemble", "measures", "sweep"},
     "image_network": {"params", "data", "models", "noise", "batchnorm", "sam", "hessian", "sharpness", "train"},
     "image_study": {"data", "train", "tables", "cluster", "sweep", "image_network"},
+    "contest_images": {"params", "models", "stacked", "rivals", "contest", "sweep", "image_network", "image_study"},
     "plots": set(),
     "widgets": {"plots"},
     "grids": {"params", "data", "models", "stacked", "ensemble", "hessian", "landscape"},

@@ -189,6 +189,17 @@ def test_every_rival_has_as_many_settings_and_one_of_them_was_chosen():
         assert lr in contest.RATES and setting in roster[name]
 
 
+def test_the_gradients_of_a_step_are_counted_for_every_rival():
+    field = contest.field([3])
+    counts = {
+        name: contest.run(field, 0.1, **{"steps": 20} | next(iter(settings.values()))).gradients
+        for name, settings in contest.roster(20).items()
+    }
+    twice = ("SGD, twice the steps", "SAM", "gradient penalty", "AWP")
+    rare = {"SAM, every 5th step": 24, "SAM, last tenth": 22}
+    assert counts == dict.fromkeys(contest.OWN, 20) | dict.fromkeys(twice, 40) | rare
+
+
 def test_a_field_has_data_of_its_own_for_each_network_and_a_rival_runs_in_it():
     field = contest.field([3, 4])
     assert field.x.shape == (2, 1000, 40) and not torch.equal(field.x[0], field.x[1])
