@@ -24,6 +24,7 @@ from conftest import ALL  # noqa: E402
 
 import confine  # noqa: E402
 import exercises  # noqa: E402
+import feedback  # noqa: E402
 import gradebook  # noqa: E402
 import grading  # noqa: E402
 import submissions  # noqa: E402
@@ -164,6 +165,10 @@ def test_hidden_tests_stay_with_the_instructor(course):
     (graded,) = grading.sheets(["01_two"], folder, folder).values()
     assert "assert twice(21) == 42" in nbformat.read(graded, as_version=4).cells[2].source
     assert "len(" not in nbformat.read(graded, as_version=4).cells[1].source
+    repaired, remarks = submissions.repair(shown, nbformat.read(graded, as_version=4))
+    assert "assert twice(21) == 42" in repaired.cells[2].source and not remarks  # nobody changed that check
+    page = re.sub("<[^>]*>", "", feedback.body(repaired))
+    assert "assert twice(2) == 4" in page and "21" not in page and "HIDDEN" not in page
 
 
 def test_building_twice_gives_the_same_bytes(course):

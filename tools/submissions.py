@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from assignments import role
+from assignments import role, shown
 
 LARGEST = 20 * 2**20  # bytes of one file
 BESIDE = 2**20  # bytes of a file that an answer may read, and of all of them of one student ten times as many
@@ -467,7 +467,7 @@ def repair(handed: NotebookNode, expected: NotebookNode) -> tuple[NotebookNode, 
         at, like = number, expected.cells[number]
         order.append(number)
         passed.add(number)
-        if role(like) == "check" and source.strip() != like.source.strip():
+        if role(like) == "check" and source.strip() != shown(like).strip():
             remarks[f"the check {_name(like)} was changed; it was graded as handed out"] += 1
         if role(like) in ("code", "written"):
             pieces[number].append(source)
@@ -511,7 +511,7 @@ def _place(cell, source, code, expected, known, at, seen) -> int | None:
     number = known.get(cell.get("id"))
     if number is not None and (expected.cells[number].cell_type == "code") == code:
         return number
-    alike = [n for n, like in enumerate(expected.cells) if like.source.strip() == source.strip() and source.strip()]
+    alike = [n for n, like in enumerate(expected.cells) if shown(like).strip() == source.strip() != ""]
     if alike:
         seen[source] += 1
         return alike[min(seen[source], len(alike)) - 1]
