@@ -1002,12 +1002,33 @@ def test_different_points_in_two_rows_of_one_student_are_named(tmp_path):
         gradebook.merge([graded_one()], path)
 
 
-def test_a_name_that_begins_like_a_formula_keeps_its_points(tmp_path):
-    for name in ("=cmd", "'=cmd", "''@x", "+1"):
-        path, one = tmp_path / f"{len(name)}{name[0] == '='}.csv", graded_one()
+def test_a_name_that_a_spreadsheet_would_compute_or_round_keeps_its_points(tmp_path):
+    for number, name in enumerate(("=cmd", "'=cmd", "''@x", "+1", "007", "'007", "1E5", "1234567890123456789")):
+        path, one = tmp_path / f"{number}.csv", graded_one()
         one.student = name
         gradebook.merge([copy.deepcopy(one)], path)
         assert rows_of(path)[0]["student"].startswith("'")
         typed_into(path, twice_why_written="1")
         gradebook.merge([one], path)
         assert one.points == 4
+
+
+def test_a_name_that_is_a_number_stays_while_another_set_is_graded_and_platforms_get_it_plain(tmp_path):
+    path, one, other = tmp_path / "grades.csv", graded_one(), graded_one()
+    one.student, one.file, other.exercise, other.file = "007", "007/01_two.ipynb", "02_next", "mia/02_next.ipynb"
+    for found in ([one], [other], [other]):
+        gradebook.merge(copy.deepcopy(found), path)
+        assert [row["student"] for row in rows_of(path) if row["exercise"] == "01_two"] == ["'007"]
+    gradebook.save(path, [["ID"], ["10740000000123456"]], people=False)
+    assert path.read_bytes() == b"ID\r\n10740000000123456\r\n"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_no_text_of_a_student_is_a_formula_whatever_separates_the_cells(separator, tmp_path):
+    path, one = tmp_path / "grades.csv", graded_one(0.0)
+    one.file, one.scores["twice_check"]["failed"] = "x\t=1+1/01_two.ipynb", "ValueError: a;=cmd|' /C calc'!A0;;@SUM(1)"
+    gradebook.merge([one], path)
+    cells = [cell for line in path.read_text(encoding="utf-8-sig").splitlines() for cell in line.split(separator)]
+    assert not [cell for cell in cells if cell.strip(' "').startswith(("=", "+", "-", "@"))]
+    (row,) = gradebook._last(path, [])
+    assert row["file"] == one.file and row["remarks"] == "twice: " + one.scores["twice_check"]["failed"]
