@@ -276,8 +276,13 @@ def _platform(text: str) -> bool:
     return bool(MOODLE.match(text) or BOARD.search(text))
 
 
+def _folder(name: str) -> str:
+    """The name of a folder; a zip is read as one."""
+    return name[: -len(".zip")] if name.lower().endswith(".zip") else name
+
+
 def _nobody(folder: str, exercises: Sequence[str]) -> bool:
-    return folder.lower() in {*NOBODY, *ASIDE, *(name.lower() for name in exercises)}
+    return _folder(folder).lower() in {*NOBODY, *ASIDE, *(name.lower() for name in exercises)}
 
 
 def _set(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, str | None]:
@@ -285,7 +290,7 @@ def _set(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, str 
     *folders, stem = parts
     while stem.lower().endswith(".ipynb"):
         stem = stem[: -len(".ipynb")]
-    low, lows = stem.lower(), [folder.lower() for folder in folders]
+    low, lows = stem.lower(), [_folder(folder).lower() for folder in folders]
     at = max(((low.rfind(name.lower()), len(name), name) for name in exercises if name.lower() in low), default=None)
     if at is None:
         return next((name for name in exercises if name.lower() in lows), ""), COPY_OF.sub("", stem), None
@@ -295,7 +300,7 @@ def _set(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, str 
 def _chain(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, list[str]]:
     """(exercise, all that may name a person: folders from the outside, what stands before the set's name, and behind)."""
     exercise, before, after = _set(parts, exercises)
-    people = [COPY_OF.sub("", folder) for folder in parts[:-1] if not _nobody(folder, exercises)]
+    people = [COPY_OF.sub("", _folder(folder)) for folder in parts[:-1] if not _nobody(folder, exercises)]
     if after is None:
         return exercise, people or [before]
     behind = " ".join(word for word in re.split(r"[\W_]+", after) if not COPY.fullmatch(word))
