@@ -303,7 +303,7 @@ def _chain(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, list[st
     people = [COPY_OF.sub("", _folder(folder)) for folder in parts[:-1] if not _nobody(folder, exercises)]
     if after is None:
         return exercise, people or [before]
-    behind = " ".join(word for word in re.split(r"[\W_]+", after) if not COPY.fullmatch(word))
+    behind = " ".join(word for word in re.split(r"(?:[^\w'’]|_)+", after) if not COPY.fullmatch(word))
     return exercise, [name for name in (*people, before.strip(" ._-"), behind) if name]
 
 
@@ -388,7 +388,7 @@ def _who(
 
 
 def _student(name: str) -> str:
-    return re.sub(r"[^\w.@+ -]", "_", name)[:100].strip(" ._-") or "unnamed"
+    return re.sub(r"[^\w.@+ '’-]", "_", name)[:100].strip(" ._'’-") or "unnamed"
 
 
 def _ids(notebook: NotebookNode) -> set[str]:
