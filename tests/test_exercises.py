@@ -24,6 +24,7 @@ from conftest import ALL  # noqa: E402
 
 import confine  # noqa: E402
 import exercises  # noqa: E402
+import feedback  # noqa: E402
 import gradebook  # noqa: E402
 import grading  # noqa: E402
 import submissions  # noqa: E402
@@ -164,6 +165,10 @@ def test_hidden_tests_stay_with_the_instructor(course):
     (graded,) = grading.sheets(["01_two"], folder, folder).values()
     assert "assert twice(21) == 42" in nbformat.read(graded, as_version=4).cells[2].source
     assert "len(" not in nbformat.read(graded, as_version=4).cells[1].source
+    repaired, remarks = submissions.repair(shown, nbformat.read(graded, as_version=4))
+    assert "assert twice(21) == 42" in repaired.cells[2].source and not remarks  # nobody changed that check
+    page = re.sub("<[^>]*>", "", feedback.body(repaired))
+    assert "assert twice(2) == 4" in page and "21" not in page and "HIDDEN" not in page
 
 
 def test_building_twice_gives_the_same_bytes(course):
@@ -648,6 +653,9 @@ NAMED = [
     ("submissions (1)/doejane_11_111_05_sam.ipynb", "05_sam", "doejane_11", 111000),
     ("doejane_11_111_work.zip/05_sam.ipynb", "05_sam", "doejane_11", 111000),
     ("gradebook_5/Set 5_jdoe_attempt_2026-11-27-10-30-00_05_sam.ipynb", "05_sam", "jdoe", 20261127103000),
+    ("Pat O'Neill/05_sam.ipynb", "05_sam", "Pat O'Neill", 0),
+    ("05_sam_Pat O'Neill.ipynb", "05_sam", "Pat O'Neill", 0),
+    ("'=1+1'_05_sam.ipynb", "05_sam", "1+1", 0),
     ("05_sam_jane.ipynb", "05_sam", "jane", 0),
     ("05_sam - Jane Doe (2).ipynb", "05_sam", "Jane Doe", 2),
     ("05_sam_final_v2-Copy1.ipynb", "05_sam", "unnamed", 1),
@@ -699,6 +707,8 @@ CLASSES = [  # files in the order of their age -> the students that are graded
     (["export_2026_1127/jane/05_sam.ipynb", "export_2026_1127/bob/05_sam.ipynb"], ["bob", "jane"]),
     (["Jane_1_assignsubmission_file_/my_05_sam.ipynb", "Jane_1_assignsubmission_file_/my_06_sam_results.ipynb"],
      ["Jane_1", "Jane_1"]),
+    (["all/05_sam.zip/jane_05_sam.ipynb", "all/05_sam.zip/bob_05_sam.ipynb"], ["bob", "jane"]),
+    (["jane/05_sam.ipynb", "bob.ZIP/05_sam.ipynb", "jane.zip/06_sam_results.ipynb"], ["bob", "jane", "jane"]),
 ]  # fmt: skip
 
 
@@ -975,7 +985,7 @@ def test_columns_of_ones_own_and_names_that_a_spreadsheet_changed_are_kept(tmp_p
         gradebook.merge([copy.deepcopy(one), copy.deepcopy(late)], path)
         rows = rows_of(path)
         assert [row["my notes"] for row in rows] == ["asked", "in time"] and len(rows) == 2
-        assert (rows[0]["student"], rows[0]["points"]) == ("007", "5")
+        assert (rows[0]["student"], rows[0]["points"]) == ("'007", "5")
 
 
 def test_a_table_that_cannot_be_read_stops_grading_before_anything_is_done(tmp_path, small_course):
@@ -997,12 +1007,33 @@ def test_different_points_in_two_rows_of_one_student_are_named(tmp_path):
         gradebook.merge([graded_one()], path)
 
 
-def test_a_name_that_begins_like_a_formula_keeps_its_points(tmp_path):
-    for name in ("=cmd", "'=cmd", "''@x", "+1"):
-        path, one = tmp_path / f"{len(name)}{name[0] == '='}.csv", graded_one()
+def test_a_name_that_a_spreadsheet_would_compute_or_round_keeps_its_points(tmp_path):
+    for number, name in enumerate(("=cmd", "'=cmd", "''@x", "+1", "007", "'007", "1E5", "1234567890123456789")):
+        path, one = tmp_path / f"{number}.csv", graded_one()
         one.student = name
         gradebook.merge([copy.deepcopy(one)], path)
         assert rows_of(path)[0]["student"].startswith("'")
         typed_into(path, twice_why_written="1")
         gradebook.merge([one], path)
         assert one.points == 4
+
+
+def test_a_name_that_is_a_number_stays_while_another_set_is_graded_and_platforms_get_it_plain(tmp_path):
+    path, one, other = tmp_path / "grades.csv", graded_one(), graded_one()
+    one.student, one.file, other.exercise, other.file = "007", "007/01_two.ipynb", "02_next", "mia/02_next.ipynb"
+    for found in ([one], [other], [other]):
+        gradebook.merge(copy.deepcopy(found), path)
+        assert [row["student"] for row in rows_of(path) if row["exercise"] == "01_two"] == ["'007"]
+    gradebook.save(path, [["ID"], ["10740000000123456"]], people=False)
+    assert path.read_bytes() == b"ID\r\n10740000000123456\r\n"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_no_text_of_a_student_is_a_formula_whatever_separates_the_cells(separator, tmp_path):
+    path, one = tmp_path / "grades.csv", graded_one(0.0)
+    one.file, one.scores["twice_check"]["failed"] = "x\t=1+1/01_two.ipynb", "ValueError: a;=cmd|' /C calc'!A0;;@SUM(1)"
+    gradebook.merge([one], path)
+    cells = [cell for line in path.read_text(encoding="utf-8-sig").splitlines() for cell in line.split(separator)]
+    assert not [cell for cell in cells if cell.strip(' "').startswith(("=", "+", "-", "@"))]
+    (row,) = gradebook._last(path, [])
+    assert row["file"] == one.file and row["remarks"] == "twice: " + one.scores["twice_check"]["failed"]

@@ -292,7 +292,7 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
     assert table.pop("moodle_05_sam.csv").splitlines() == [
         "Identifier,Full name,Grade,Maximum Grade,Last modified (grade)",
         "Participant 123,Doe Jane,4.5,8,",
-        "Participant 124,O_Neill Pat,8,8,",
+        "Participant 124,O'Neill Pat,8,8,",
     ]
     assert table.pop("canvas_05_sam.csv").splitlines() == [
         "Student,ID,SIS User ID,SIS Login ID,Section,05_sam",
@@ -305,7 +305,7 @@ def test_tables_and_pages_go_back_under_the_names_of_the_platform_when_marks_are
         pages = {name: archive.read(name).decode() for name in archive.namelist()}
     assert pages == {
         "Doe Jane_123_assignsubmission_file_/05_sam.html": "Doe Jane_123",
-        "O Neill Pat_124_assignsubmission_file_/05_sam.html": "O_Neill Pat_124",
+        "O'Neill Pat_124_assignsubmission_file_/05_sam.html": "O'Neill Pat_124",
     }
     with zipfile.ZipFile(tmp_path / "give_back" / "canvas_05_sam.zip") as archive:
         assert archive.namelist() == ["doejane_LATE_12345_67890_05_sam-1.html", "leebob_12346_67891_work.html"]

@@ -24,6 +24,7 @@ from traitlets.config import PyFileConfigLoader
 from notebooks import ROOT, dumps
 
 BETWEEN = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", re.DOTALL)
+HIDDEN = re.compile(r"^[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*\n?", re.DOTALL | re.MULTILINE)
 
 
 def source_of(root: Path = ROOT) -> list[Path]:
@@ -75,6 +76,11 @@ def role(cell: NotebookNode) -> str:
     if not (marks.get("grade") or marks.get("solution")):
         return "given"
     return "check" if not marks["solution"] else "written" if marks["grade"] else "code"
+
+
+def shown(cell: NotebookNode) -> str:
+    """The text of a cell as students see it: a check without its hidden tests."""
+    return HIDDEN.sub("", cell.source) if role(cell) == "check" else cell.source
 
 
 def is_picture(cell: NotebookNode) -> bool:

@@ -19,7 +19,7 @@ from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat import NotebookNode
 
 import pages
-from assignments import is_picture, role
+from assignments import is_picture, role, shown
 
 TAG = re.compile(r"(\{http://www\.w3\.org/1998/Math/MathML\})?(math|m[a-z]+|semantics|span)")
 ACTIVE = re.compile("on|href|src|style|xlink|\\{")
@@ -78,7 +78,7 @@ def body(notebook: NotebookNode) -> str:
         if cell.metadata.get("jupyter", {}).get("source_hidden") or is_picture(cell) or cell.id == "total":
             continue
         if cell.cell_type == "code":
-            text.append(f'<div class="code_cell"><div class="input_area">{highlight(cell.source)}</div></div>')
+            text.append(f'<div class="code_cell"><div class="input_area">{highlight(shown(cell))}</div></div>')
         else:
             own = role(cell) == "written" or cell.id.startswith("own-")
             text.append(markdown(cell.source, ours=not own))

@@ -16,7 +16,8 @@ FIRST = ["student", "exercise", "points", "of", "by hand", "days late", "state",
 WRITTEN, COMMENT = " (written)", " (comment)"  # end the names of columns that are filled in by hand
 CHECKED = " by the checks"  # ends the names of columns with what was given before anybody typed
 KEPT = "kept from an earlier run: no marks were made for it now"
-FORMULA = ("=", "+", "-", "@")  # begin what a spreadsheet would compute
+FORMULA = "'*[=+@-]"  # begins what a spreadsheet would compute, in a cell, or behind what may separate cells elsewhere
+NUMBER = re.compile(r"'*(0\d+|\d{16,}|\d+(\.\d*)?[eE]\d+)")  # a name that a spreadsheet would write as another number
 STYLE = (
     "body{font:16px sans-serif;margin:2em;max-width:70em}td,th{text-align:left;padding:.2em .8em;vertical-align:top}"
 )
@@ -104,12 +105,16 @@ def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def save(path: Path, rows: Sequence[Sequence[str]], *, bom: bool = True) -> None:
-    """Write a table, whole or not at all; no cell of it is a formula. bom: the mark that Excel needs to see UTF-8."""
+def save(path: Path, rows: Sequence[Sequence[str]], *, people: bool = True) -> None:
+    """Write a table, whole or not at all; no cell of it is a formula.
+
+    people: it is for a spreadsheet, with the mark that Excel needs to see UTF-8, and names such as 007 as text.
+    """
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8-sig" if bom else "utf-8", newline="") as file:
-        csv.writer(file).writerows([[_guarded(text) for text in row] for row in rows])
+    made = [["'" + text if people and NUMBER.fullmatch(text) else _guarded(text) for text in row] for row in rows]
+    with part.open("w", encoding="utf-8-sig" if people else "utf-8", newline="") as file:
+        csv.writer(file).writerows(made)
     part.replace(path)
 
 
@@ -177,11 +182,11 @@ def _typed(rows: Sequence[Mapping[str, str]], path: Path) -> dict[tuple[str, str
 
 
 def _guarded(text: str) -> str:
-    return "'" + text if text.lstrip("'")[:1] in FORMULA else text
+    return re.sub(f"(^|[;\t])(?={FORMULA})", r"\1'", text)
 
 
 def _unguarded(text: str) -> str:
-    return text[1:] if text[:1] == "'" and text.lstrip("'")[:1] in FORMULA else text
+    return text[1:] if text[:1] == "'" and NUMBER.fullmatch(text) else re.sub(f"(^|[;\t])'(?={FORMULA})", r"\1", text)
 
 
 def _number(text: str, score: dict, where: str, path: Path) -> float:

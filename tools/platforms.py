@@ -25,7 +25,7 @@ def give_back(found: Sequence[Submission], out: Path) -> None:
             mine = [one for one in found if one.scores and (one.platform, one.exercise) == (platform, exercise)]
             done = sorted((one for one in mine if not one.by_hand), key=lambda one: one.student)
             path = out / "give_back" / f"{platform}_{exercise}.csv"
-            save(path, rows_of(exercise, done), bom=False)
+            save(path, rows_of(exercise, done), people=False)
             with zipfile.ZipFile(path.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
                 for one in done:
                     archive.write(out / "feedback" / exercise / f"{one.student}.html", _place(one))

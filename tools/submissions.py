@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from assignments import role
+from assignments import role, shown
 
 LARGEST = 20 * 2**20  # bytes of one file
 BESIDE = 2**20  # bytes of a file that an answer may read, and of all of them of one student ten times as many
@@ -276,8 +276,13 @@ def _platform(text: str) -> bool:
     return bool(MOODLE.match(text) or BOARD.search(text))
 
 
+def _folder(name: str) -> str:
+    """The name of a folder; a zip is read as one."""
+    return name[: -len(".zip")] if name.lower().endswith(".zip") else name
+
+
 def _nobody(folder: str, exercises: Sequence[str]) -> bool:
-    return folder.lower() in {*NOBODY, *ASIDE, *(name.lower() for name in exercises)}
+    return _folder(folder).lower() in {*NOBODY, *ASIDE, *(name.lower() for name in exercises)}
 
 
 def _set(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, str | None]:
@@ -285,7 +290,7 @@ def _set(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, str 
     *folders, stem = parts
     while stem.lower().endswith(".ipynb"):
         stem = stem[: -len(".ipynb")]
-    low, lows = stem.lower(), [folder.lower() for folder in folders]
+    low, lows = stem.lower(), [_folder(folder).lower() for folder in folders]
     at = max(((low.rfind(name.lower()), len(name), name) for name in exercises if name.lower() in low), default=None)
     if at is None:
         return next((name for name in exercises if name.lower() in lows), ""), COPY_OF.sub("", stem), None
@@ -295,10 +300,10 @@ def _set(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, str, str 
 def _chain(parts: Sequence[str], exercises: Sequence[str]) -> tuple[str, list[str]]:
     """(exercise, all that may name a person: folders from the outside, what stands before the set's name, and behind)."""
     exercise, before, after = _set(parts, exercises)
-    people = [COPY_OF.sub("", folder) for folder in parts[:-1] if not _nobody(folder, exercises)]
+    people = [COPY_OF.sub("", _folder(folder)) for folder in parts[:-1] if not _nobody(folder, exercises)]
     if after is None:
         return exercise, people or [before]
-    behind = " ".join(word for word in re.split(r"[\W_]+", after) if not COPY.fullmatch(word))
+    behind = " ".join(word for word in re.split(r"(?:[^\w'’]|_)+", after) if not COPY.fullmatch(word))
     return exercise, [name for name in (*people, before.strip(" ._-"), behind) if name]
 
 
@@ -383,7 +388,7 @@ def _who(
 
 
 def _student(name: str) -> str:
-    return re.sub(r"[^\w.@+ -]", "_", name)[:100].strip(" ._-") or "unnamed"
+    return re.sub(r"[^\w.@+ '’-]", "_", name)[:100].strip(" ._'’-") or "unnamed"
 
 
 def _ids(notebook: NotebookNode) -> set[str]:
@@ -467,7 +472,7 @@ def repair(handed: NotebookNode, expected: NotebookNode) -> tuple[NotebookNode, 
         at, like = number, expected.cells[number]
         order.append(number)
         passed.add(number)
-        if role(like) == "check" and source.strip() != like.source.strip():
+        if role(like) == "check" and source.strip() != shown(like).strip():
             remarks[f"the check {_name(like)} was changed; it was graded as handed out"] += 1
         if role(like) in ("code", "written"):
             pieces[number].append(source)
@@ -511,7 +516,7 @@ def _place(cell, source, code, expected, known, at, seen) -> int | None:
     number = known.get(cell.get("id"))
     if number is not None and (expected.cells[number].cell_type == "code") == code:
         return number
-    alike = [n for n, like in enumerate(expected.cells) if like.source.strip() == source.strip() and source.strip()]
+    alike = [n for n, like in enumerate(expected.cells) if shown(like).strip() == source.strip() != ""]
     if alike:
         seen[source] += 1
         return alike[min(seen[source], len(alike)) - 1]
