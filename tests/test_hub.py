@@ -34,11 +34,7 @@ HIDDEN = "\n### BEGIN HIDDEN TESTS\nassert callable(climb), 'not shown'\n### END
 LEFT_OUT = shutil.ignore_patterns(
     ".*", "_s*", "__pycache__", "tests", "docs", "benchmarks", "results", "dist", "grades"
 )
-pytestmark = [
-    pytest.mark.slow,
-    # not INSTRUCTORS.md, most of which is of other things: what changes there is tried in the night
-    pytest.mark.when_changed("nbgrader_config.py", "pyproject.toml", "constraints.txt", "tests/test_hub.py"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]  # six minutes
 
 
 class Hub:
