@@ -332,11 +332,12 @@ def test_a_wheel_and_a_source_archive_hold_the_package_and_work_where_nothing_el
         assert done.returncode == 0, done.stderr
         code = (
             f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import sam_lite, torch; "
-            "from sam_lite import grids, measures, sam; assert 'env' in sam_lite.__file__, sam_lite.__file__; "
-            "print(sam_lite.__version__, len(measures.load_study()), len(grids.recorded()))"
+            "from sam_lite import contest_images, grids, measures; assert 'env' in sam_lite.__file__, sam_lite.__file__; "
+            "tables = measures.load_study(), contest_images.recorded()[1], grids.recorded(); "
+            "print(sam_lite.__version__, *map(len, tables))"
         )
         done = sh(tmp_path, inside, "-c", code)
-        assert done.returncode == 0 and done.stdout.split()[:2] == [sam_lite.__version__, "10935"], (
+        assert done.returncode == 0 and done.stdout.split()[:3] == [sam_lite.__version__, "10935", "130"], (
             done.stdout + done.stderr
         )
 
