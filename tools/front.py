@@ -191,12 +191,12 @@ def valley() -> str:
     def update(rho: float, step: float) -> str:
         step, both = int(step), (paths[0.0], paths[rho])
         curvature = [(1 + path[step, 0] ** 2) / 2 for path in both]
-        for path, trail, ball, name, text, side in zip(
-            both, trails, balls, names, ("descent", f"SAM, ρ = {rho:g}"), (-0.4, 0.12), strict=True
+        for path, trail, ball, name, text, height in zip(
+            both, trails, balls, names, ("descent", f"SAM, ρ = {rho:g}"), (-0.5, 0.5), strict=True
         ):
             trail.set_data(*path[: step + 1].T)
             ball.set_data(*path[step : step + 1].T)
-            name.set_position((path[step, 0], path[step, 1] + side))
+            name.set_position((path[step, 0], height))  # where no path comes
             name.set_text(text if rho or text.startswith("d") else "")
         title.set_text(f"Curvature: SAM {curvature[1]:.2f}, descent {curvature[0]:.2f}")
         return (
