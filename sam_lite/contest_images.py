@@ -14,7 +14,7 @@ import pandas as pd
 
 from sam_lite import contest, require, rivals, stacked, sweep
 from sam_lite.image_network import SMALL, one_of
-from sam_lite.image_study import EPOCHS, N_HELD_OUT, N_TRAIN, SEEDS, TUNING_SEEDS, photographs
+from sam_lite.image_study import EPOCHS, N_TRAIN, SEEDS, TUNING_SEEDS, photographs, split
 from sam_lite.models import build, convnet
 from sam_lite.params import Params, params_of, stack
 
@@ -38,15 +38,13 @@ GRID: dict[str, tuple[float, float]] = contest.OWN | {  # the others as in `cont
 
 
 def field(seeds: Sequence[int], part: str) -> contest.Field:
-    """Fashion-MNIST for networks that `seeds` begin: N_TRAIN training images, the same for each.
+    """Fashion-MNIST for networks that `seeds` begin: the training images of `image_study.split`, the same for each.
 
-    part: "tuning", with N_HELD_OUT other training images in the place of the test images; any other, with the test images.
+    part: "tuning", with held-out training images in the place of the test images; any other, with the test images.
     FileNotFoundError where the images are not; ValueError for another part and for bad seeds.
     """
-    data, held_out = photographs(), slice(N_TRAIN, N_TRAIN + N_HELD_OUT)
-    judges = data[2:] if one_of("part", part, PARTS) != "tuning" else (data.x_train[held_out], data.y_train[held_out])
-    parts = data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *judges
-    x, y, x_test, y_test = (one.expand(len(seeds), *one.shape) for one in parts)  # the same memory for all
+    data = split(held_out=one_of("part", part, PARTS) == "tuning")
+    x, y, x_test, y_test = (one.expand(len(seeds), *one.shape) for one in data)  # the same memory for all
     start = stack([params_of(build(convnet, seed)) for seed in seeds])
     return contest.Field(build(convnet, 0), start, x, y, x_test, y_test, seeds[0])
 

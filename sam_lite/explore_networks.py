@@ -60,15 +60,16 @@ def batch_explorer(budget: str = "updates") -> ipywidgets.VBox:
         for line in here:
             line.set_xdata([size, size])
         cell = cells[size, rule, budget]
-        ends = [[_mean(v[chosen[grids.SIZES.index(s)]]) for s in (32, size)] for v in numbers]
+        pair = [chosen[grids.SIZES.index(s)] for s in (32, size)]
+        ends = [[_mean(v[i]) for i in pair] for v in numbers]
         titles[0].set_text(f"Batch {size} against 32: {ends[0][1] - ends[0][0]:+.1f} points")
-        fair = reached[[keys.index((s, rule, budget)) for s in (32, size)]].all()
-        both = f"{ends[1][1]:.2g} at {size}, {ends[1][0]:.2g} at 32" if fair else f"{size} ran out of updates"
+        fair = f"{ends[1][1]:.2g} at {size}, {ends[1][0]:.2g} at 32"
+        both = fair if reached[pair].all() else f"{size} ran out of updates"
         titles[1].set_text(f"λ_max: {both}")
         titles[2].set_text(f"Between the two: loss up to {_mean(cell['line'][:, 5:16].max(1)):.2g}")
         for line, values in zip(lines, cell["line"], strict=True):
             line.set_data(grids.ALPHAS, values)
-        there = f"{int(reached[keys.index((size, rule, budget))].sum())} of {len(grids.SEEDS)} reached {grids.ENOUGH}"
+        there = f"{int(reached[pair[1]].sum())} of {len(grids.SEEDS)} reached {grids.ENOUGH}"
         plan = grids.schedule(size, rule, budget)
         return (
             f"Batch size {size}, learning rate {plan['lr']:.3g}, {plan['steps']} updates: test accuracy "

@@ -84,6 +84,13 @@ def photographs(folder: str | None = None) -> Data:
     return whole._replace(x_train=whole.x_train[:used].clone(), y_train=whole.y_train[:used].clone())
 
 
+def split(*, held_out: bool = False) -> Data:
+    """N_TRAIN training images, and the test images; held_out: N_HELD_OUT other training images in the place of these."""
+    data, rest = photographs(), slice(N_TRAIN, N_TRAIN + N_HELD_OUT)
+    judges = (data.x_train[rest], data.y_train[rest]) if held_out else data[2:]
+    return Data(data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *judges)
+
+
 def tried(
     norm: str, method: str, lr: float, strength: float, seed: int, *, data: Data | None = None, epochs: int = EPOCHS
 ) -> pd.DataFrame:
@@ -95,10 +102,7 @@ def tried(
     """
     started = time.perf_counter()
     if data is None:
-        all_of_it = photographs()
-        x, y = (part[:N_TRAIN] for part in all_of_it[:2])
-        held_out = [part[N_TRAIN : N_TRAIN + N_HELD_OUT] for part in all_of_it[:2]]
-        data = Data(x, y, *held_out).to(best_device())
+        data = split(held_out=True).to(best_device())
     arm = Arm(one_of("method", method, GRID), 1 if method == "sam" else 2)
     run, kept = trained(norm, arm, lr, strength, seed, data, epochs)
     row = run.records.iloc[-1][["step", "epoch", "gradients", "train_loss", "train_acc"]].to_dict()
@@ -145,8 +149,7 @@ def network(
     started = time.perf_counter()
     how = ARMS[one_of("arm", arm, ARMS)]
     if data is None:
-        data = photographs()
-        data = Data(data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *data[2:]).to(best_device())
+        data = split().to(best_device())
     true_labels = data.y_train
     data = data._replace(y_train=wrong_labels(true_labels, how.wrong, seed))
     run, kept = trained(norm, how, lr, strength, seed, data, epochs, autocast)

@@ -26,9 +26,10 @@ def small(monkeypatch):
         y = torch.randint(10, (n,), generator=dice)
         parts += [patterns[y] + 3 * torch.randn(n, 784, generator=dice), y]
     data = Data(*parts)
-    monkeypatch.setattr(contest_images, "photographs", lambda: data)
-    monkeypatch.setattr(contest_images, "N_TRAIN", N)
-    monkeypatch.setattr(contest_images, "N_HELD_OUT", HELD_OUT)
+    for module in (contest_images, image_study):
+        monkeypatch.setattr(module, "photographs", lambda: data)
+    monkeypatch.setattr(image_study, "N_TRAIN", N)
+    monkeypatch.setattr(image_study, "N_HELD_OUT", HELD_OUT)
     monkeypatch.setattr(contest_images, "PARTS", {"tuning": (5,), "final": (7, 8), "opponent": (7, 8)})
     return data
 

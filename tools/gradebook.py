@@ -112,7 +112,7 @@ def save(path: Path, rows: Sequence[Sequence[str]], *, people: bool = True) -> N
     """
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = [["'" + text if people and NUMBER.fullmatch(text) else _guarded(text) for text in row] for row in rows]
+    made = [[_guarded(text, numbers=people) for text in row] for row in rows]
     with part.open("w", encoding="utf-8-sig" if people else "utf-8", newline="") as file:
         csv.writer(file).writerows(made)
     part.replace(path)
@@ -181,8 +181,8 @@ def _typed(rows: Sequence[Mapping[str, str]], path: Path) -> dict[tuple[str, str
     return found
 
 
-def _guarded(text: str) -> str:
-    return re.sub(f"(^|[;\t])(?={FORMULA})", r"\1'", text)
+def _guarded(text: str, *, numbers: bool) -> str:
+    return "'" + text if numbers and NUMBER.fullmatch(text) else re.sub(f"(^|[;\t])(?={FORMULA})", r"\1'", text)
 
 
 def _unguarded(text: str) -> str:

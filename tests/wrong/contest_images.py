@@ -1,13 +1,14 @@
 """Wrong ways to let rivals compete on photographs: (name, file, right, wrong, a test that must fail)."""
 
-_IMAGES, _CONTEST, _TEST = "sam_lite/contest_images.py", "sam_lite/contest.py", "tests/test_contest_images.py::test_"
+_IMAGES, _CONTEST, _STUDY = (f"sam_lite/{name}.py" for name in ("contest_images", "contest", "image_study"))
+_TEST = "tests/test_contest_images.py::test_"
 _JUDGED = f"{_TEST}settings_are_judged_on_held_out_images_and_networks_on_the_test"
 _LOOP = f"{_TEST}a_network_is_what_a_plain_loop_gives"
 
 MUTANTS = [
     (
         "settings judged on images that were learned from",
-        _IMAGES,
+        _STUDY,
         "slice(N_TRAIN, N_TRAIN + N_HELD_OUT)",
         "slice(0, N_HELD_OUT)",
         _JUDGED,
@@ -15,15 +16,15 @@ MUTANTS = [
     (
         "settings chosen by the test images",
         _IMAGES,
-        'one_of("part", part, PARTS) != "tuning"',
-        'one_of("part", part, PARTS) in PARTS',
+        'one_of("part", part, PARTS) == "tuning"',
+        'one_of("part", part, PARTS) not in PARTS',
         _JUDGED,
     ),
     (
         "the held-out images learned, too",
-        _IMAGES,
-        "parts = data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *judges",
-        "parts = data.x_train, data.y_train, *judges",
+        _STUDY,
+        "Data(data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *judges)",
+        "Data(data.x_train, data.y_train, *judges)",
         _JUDGED,
     ),
     (

@@ -7,8 +7,8 @@ MUTANTS = [
     (
         "held out from what was trained on",
         _STUDY,
-        "part[N_TRAIN : N_TRAIN + N_HELD_OUT]",
-        "part[:N_HELD_OUT]",
+        "slice(N_TRAIN, N_TRAIN + N_HELD_OUT)",
+        "slice(N_HELD_OUT)",
         _T + "the_held_out_images_are_training_images_and_no_others",
     ),
     (
