@@ -119,7 +119,7 @@ def _sure(size: Tensor) -> bool:
     if size.device.type != "cpu":
         return False
     root = torch.finfo(size.dtype).tiny ** 0.4
-    return all(root < one < 1 / root for one in size.flatten().tolist())
+    return root < size.item() < 1 / root if size.ndim == 0 else all(root < one < 1 / root for one in size.tolist())
 
 
 def _each(together: Callable, single: Callable, tensors: Sequence[Tensor], *args: Tensor) -> Sequence[Tensor]:

@@ -57,12 +57,18 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
 
     The modules stay in training mode: they compute the same function, without its side effect.
     """
-    before: dict[nn.Module, list] = {}  # module -> its buffers and their values, of every module that was met
+    met: set[nn.Module] = set()
+    before: list[tuple[nn.Module, str, Tensor, Tensor]] = []  # of every module that was met: its buffers, their values
 
     def remember(module: nn.Module, _: object = None) -> None:
-        for m in () if module in before else module.modules():
-            if m not in before:
-                before[m] = [(name, b, b.clone()) for name, b in m._buffers.items() if b is not None]
+        if module not in met:  # every call of every module comes here
+            found = [module]
+            for m in found:
+                if m is not None and m not in met:
+                    met.add(m)
+                    found += m._modules.values()
+                    if m._buffers:
+                        before.extend((m, name, b, b.clone()) for name, b in m._buffers.items() if b is not None)
 
     hook = nn.modules.module.register_module_forward_pre_hook
     try:
@@ -71,9 +77,9 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
                 remember(module)
             yield
     finally:
-        with torch.no_grad():
-            for module, buffers in before.items():
-                for name, buffer, value in buffers:
+        if before:
+            with torch.no_grad():
+                for module, name, buffer, value in before:
                     setattr(module, name, buffer)
                     if buffer.layout is not torch.strided or 0 not in buffer.stride():  # nothing can write into others
                         buffer.copy_(value)
@@ -116,19 +122,22 @@ def _compiled() -> bool:
 
 def random_states(tensors: Iterable[Tensor]) -> RandomStates:
     """The states of the random generators of the CPU and of the devices of `tensors`; no device is waited for."""
-    devices = {tensor.device for tensor in tensors}
+    devices = {tensor.device for tensor in tensors} - {torch.device("cpu")}
     return _read([None, *(d for d in devices if hasattr(getattr(torch, d.type, None), "get_rng_state"))])
 
 
 @contextmanager
 def from_states(states: RandomStates) -> Iterator[None]:
-    """Inside, random numbers are drawn from `states`; afterwards the generators go on from where they were before."""
+    """Inside, random numbers are drawn from `states`; what follows goes on from there, or, if nothing was drawn, as before.
+
+    So a pass repeats the numbers of an earlier one. If only the later one draws, its numbers are not drawn again.
+    """
     before = _read(states)
     _set(states)
     try:
         yield
     finally:
-        _set(before)
+        _set({device: before[device] for device, now in _read(states).items() if now.equal(states[device])})
 
 
 def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]) -> None:

@@ -109,7 +109,8 @@ class SAM(Optimizer):
     `optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's
     step. closure() calls zero_grad, forward and backward, and returns the loss. Both passes draw the same random numbers,
     so dropout leaves out the same units in both, as in the authors' code (google-research/sam passes one key to both;
-    other PyTorch code draws anew). The passes can be written out for other needs:
+    other PyTorch code draws anew); where one pass alone has dropout, every step leaves out others. The passes can be
+    written out for other needs:
     - Dropout: `states = random_states(model.parameters())` (from `sam_lite.pure`) first, then `perturbed(states)`.
     - GradScaler: scale the loss in both passes, then `scaler.step(optimizer.base_optimizer)`. To clip, first
       `scaler.unscale_(optimizer.base_optimizer)`: never the SAM object. e does not depend on the scale; an overflow in
@@ -193,7 +194,8 @@ class SAM(Optimizer):
         climbs = climbs and (
             self.probability == 1 or torch.rand((), generator=self._draws, device="cpu").item() < self.probability
         )
-        states = pure.random_states(p for group in self.param_groups for p in group["params"]) if climbs else {}
+        groups = self.base_optimizer.param_groups
+        states = pure.random_states(p for group in groups for p in group["params"]) if climbs else {}
         with torch.enable_grad():
             loss = ((climbs and ascent_closure) or closure)()
             if not (loss.numel() == 1 if isinstance(loss, Tensor) else isinstance(loss, Real)):
@@ -236,9 +238,9 @@ class SAM(Optimizer):
         if weights:
             moved = list(weights.values())
             _check_tensors(moved)
-            grads = {name: -p.grad if p in up else p.grad for name, p in weights.items()}
+            grads = {name: -p.grad if up and p in up else p.grad for name, p in weights.items()}
             e = checked(self.ascent(grads, weights, self.rho), weights)
-            self._saved = moved, torch._foreach_mul(moved, 1)
+            self._saved = moved, _copies(moved)
             torch._foreach_add_(moved, [e[name] for name in weights])
 
     @torch._disable_dynamo
@@ -273,8 +275,13 @@ class SAM(Optimizer):
             after(self)
 
 
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    together = getattr(torch, "_foreach_clone", None)  # since torch 2.12
+    return together(tensors) if together else torch._foreach_mul(tensors, 1)
+
+
 def _check_tensors(weights: Sequence[Tensor]) -> None:
-    for p in weights:
-        if p.requires_grad and p.dtype.itemsize < 4:
-            raise TypeError(f"SAM in {p.dtype} loses steps of rho to rounding; use float32 weights with torch.autocast")
+    for dtype in {p.dtype for p in weights if p.requires_grad}:
+        if dtype.itemsize < 4:
+            raise TypeError(f"SAM in {dtype} loses steps of rho to rounding; use float32 weights with torch.autocast")
     pure.check_dense(p.grad for p in weights if p.grad is not None)

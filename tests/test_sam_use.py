@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import math
 import pickle
 from functools import partial
@@ -391,6 +392,30 @@ def test_after_a_step_the_random_state_is_that_after_one_pass():
     torch.manual_seed(3)
     optimizer.step(closure_of(optimizer, model))
     assert torch.equal(torch.get_rng_state(), one_pass)
+
+
+@pytest.mark.parametrize("alone", ["first", "second"])
+def test_a_pass_that_draws_alone_draws_anew_in_every_step(alone):
+    model = with_dropout()
+    optimizer, seen = SAM(SGD(model.parameters(), lr=0.0), 1e-7), []
+
+    def random():
+        loss = closure_of(optimizer, model)()
+        seen.append(gradients(model)["0.weight"])
+        return loss
+
+    def still():
+        model.eval()
+        loss = closure_of(optimizer, model)()
+        model.train()
+        return loss
+
+    first, second = (random, still) if alone == "first" else (still, random)
+    for _ in range(3):
+        optimizer.step(second, ascent_closure=first)
+    assert len(seen) == 3
+    for a, b in itertools.combinations(seen, 2):
+        assert not torch.allclose(a, b, rtol=0.1)
 
 
 def test_optimizer_function_and_the_passes_written_out_agree_with_dropout():
