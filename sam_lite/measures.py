@@ -137,12 +137,13 @@ def flatness(
     pure.check(loss, params)
     accuracy = lambda v: (outputs(from_vector(v, params), x).argmax(1) == y).to(w.dtype).mean()  # noqa: E731
     base, slope, found = accuracy(w), grad(pure.differentiable(lambda v: loss(from_vector(v, params)))), {}
+    uphill = slope(w).sign()
 
     def on_average(spread: Callable, size: Tensor) -> Tensor:
         return base - torch.stack([accuracy(w + spread(size) * u) for u in draws]).mean()
 
     def at_worst(box: Callable, size: Tensor) -> Tensor:
-        return base - accuracy(_climb(slope, w, box(size)))
+        return base - accuracy(_climb(slope, w, uphill, box(size)))
 
     moved = {"init": to_vector(_moved(params, start)), "orig": w}
     sigma = _reach(partial(on_average, lambda s: s), w.new_tensor(1e-3))
@@ -236,9 +237,9 @@ def _reach(fall: Callable[[Tensor], Tensor], low: Tensor) -> Tensor:
     return low
 
 
-def _climb(slope: Callable[[Tensor], Tensor], w: Tensor, box: Tensor, steps: int = 4) -> Tensor:
-    """A point of high loss in the box around w: to the corner that the slope shows, then by half its width each time."""
-    u = box * slope(w).sign()
+def _climb(slope: Callable[[Tensor], Tensor], w: Tensor, uphill: Tensor, box: Tensor, steps: int = 4) -> Tensor:
+    """A point of high loss in the box around w: to the corner that is uphill at w, then by half its width each time."""
+    u = box * uphill
     for _ in range(steps - 1):
         u = (u + box * slope(w + u).sign()).clamp(-box, box)
     return w + u
