@@ -117,7 +117,7 @@ def test_pictures_are_those_of_own_cells_and_those_pasted_into_text(solution):
 
 def test_a_page_of_written_answers_holds_question_rubric_and_all_answers(solution):
     page = written.page("05_sam", class_of_two(), solution, key=7)
-    for said in ("Zoë Doe_2", "I do not know.", "How many different ε per step", "<em>Rubric (a): 1 point", "<msup>"):
+    for said in ("Zoë Doe_2", "I do not know.", "how many different ε per step", "<em>Rubric (a): 1 point", "<msup>"):
         assert said in page
     assert page.index("Max Doe_1") < page.index("Zoë Doe_2") and Outside(page).found == ["script"]
     hidden = written.page("05_sam", class_of_two(), solution, key=7, anonymous=True)
