@@ -14,11 +14,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
 import feedback  # noqa: E402
 import gradebook  # noqa: E402
+import judging  # noqa: E402
+import own  # noqa: E402
 import platforms  # noqa: E402
 import similar  # noqa: E402
 import submissions  # noqa: E402
 import written  # noqa: E402
 from notebooks import ROOT  # noqa: E402
+from sam_lite.checks import variants  # noqa: E402
 
 SOLUTION = ROOT / "solutions" / "05_sam" / "05_sam.ipynb"
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -117,7 +120,7 @@ def test_pictures_are_those_of_own_cells_and_those_pasted_into_text(solution):
 
 def test_a_page_of_written_answers_holds_question_rubric_and_all_answers(solution):
     page = written.page("05_sam", class_of_two(), solution, key=7)
-    for said in ("Zoë Doe_2", "I do not know.", "How many different ε per step", "<em>Rubric (a): 1 point", "<msup>"):
+    for said in ("Zoë Doe_2", "I do not know.", "how many different ε per step", "<em>Rubric (a): 1 point", "<msup>"):
         assert said in page
     assert page.index("Max Doe_1") < page.index("Zoë Doe_2") and Outside(page).found == ["script"]
     hidden = written.page("05_sam", class_of_two(), solution, key=7, anonymous=True)
@@ -262,6 +265,190 @@ def test_text_below_the_running_total_is_the_written_answer(solution):
     repaired, _ = submissions.repair(handed, sheet)
     assert next(c for c in repaired.cells if c.id == "accumulated-why").source == "My answer."
     assert [c.id for c in repaired.cells] == [c.id for c in sheet.cells]
+
+
+# ---------------------------------------------------------------- numbers of one's own
+
+
+def asking(name, solution):
+    """The blank sheet of set 5 with this text after NAME =."""
+    handed = assignments.blank(solution)
+    cell = next(cell for cell in handed.cells if cell.id == "numbers")
+    cell.source = cell.source.replace('NAME = ""', f"NAME = {name}")
+    return handed
+
+
+def called(student, name, solution, exercise="05_sam"):
+    """A submission in which a name was typed, as grading leaves it."""
+    one = answered(student, "It bounces.")
+    one.exercise, one.scores["accumulated_why"]["own"] = exercise, own.of(asking(repr(name), solution), solution)
+    return one
+
+
+def moved(notebook):
+    notebook.cells.insert(0, notebook.cells.pop([cell.id for cell in notebook.cells].index("numbers")))
+
+
+def bare(notebook):
+    for cell in notebook.cells:
+        cell.metadata = {}
+        cell.pop("id", None)
+    notebook.nbformat_minor = 4
+
+
+def missing(notebook):
+    notebook.cells = [cell for cell in notebook.cells if cell.id != "numbers"]
+
+
+def split(notebook):
+    missing(notebook)
+    notebook.cells += [new_code_cell('NAME = "Zoë Doe"'), new_code_cell('own_numbers("05_sam", NAME)')]
+
+
+def direct(notebook):
+    missing(notebook)
+    notebook.cells.append(new_code_cell('own_numbers("05_sam", name="Zoë Doe")'))
+
+
+def another_below(notebook):
+    notebook.cells += [new_code_cell('NAME = "resnet"'), new_code_cell("NAME = = ((("), new_markdown_cell('NAME = "x"')]
+
+
+READ = [
+    ('"Zoë Doe"', None, "Zoë Doe"),
+    ('"Zoë Doe"', moved, "Zoë Doe"),
+    ('"Zoë Doe"', bare, "Zoë Doe"),
+    ('"Zoë Doe"', another_below, "Zoë Doe"),
+    ('"Max Doe"\n%time NAME = "Zoë Doe"', None, "Max Doe"),
+    ('"Max Doe"; NAME = "Zoë Doe"', None, "Zoë Doe"),
+    ('""', split, "Zoë Doe"),
+    ('""', direct, "Zoë Doe"),
+    ('""', None, ""),
+    ('"..."', None, ""),
+    ('"Zoë Doe"', missing, ""),
+    ("5", None, ""),
+    ('["Zoë Doe"]', None, ""),
+    ('f"{exit()}"', None, ""),
+    ('open("/etc/passwd").read()', None, ""),
+    ('"Zoë Doe', None, ""),
+    ("(" * 5000, None, ""),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "due"), READ, ids=range(len(READ)))
+def test_a_typed_name_is_read_whatever_became_of_its_cell_and_never_run(name, change, due, solution):
+    handed = asking(name, solution)
+    if change:
+        change(handed)
+    handed, _ = submissions.read(nbformat.writes(handed).encode())
+    assert own.typed(handed) == due
+    found = own.of(handed, solution)
+    assert found["typed"] == due and found.get("right") == (variants.drawn("05_sam", due).right if due else None)
+
+
+def test_a_sheet_without_the_cell_asks_for_no_name(solution):
+    sheet = assignments.blank(solution)
+    missing(sheet)
+    assert own.of(asking('"Zoë Doe"', solution), sheet) is None and own.shown(None) == ""
+
+
+def test_the_marking_page_shows_numbers_result_and_what_is_odd_about_a_name(solution):
+    found = [
+        called("Zoë Doe_2", "DOE, Zoe", solution),
+        called("Max Roe_1", "doe zoë", solution),
+        called("Ann Poe_3", "Bea Moe", solution),
+        called("Eve Loe_4", "", solution),
+        called("Zoë Doe_2", "Zoe Doe", solution, exercise="06_sam_results"),
+    ]
+    own.remark(found)
+    alike = "typed the same name for the numbers"
+    assert [one.odd for one in found] == [
+        [f"Max Roe_1 {alike}"],
+        ["'doe zoë', typed for the numbers, is no name of Max Roe_1", f"Zoë Doe_2 {alike}"],
+        ["'Bea Moe', typed for the numbers, is no name of Ann Poe_3"],
+        [],
+        [],
+    ]
+    page = written.page("05_sam", found, solution, key=7)
+    answers = dict(re.findall(r"<h3>([^<]* \w+_\d)</h3>(.*?)</article>", page, re.DOTALL))
+    due = variants.drawn("05_sam", "Bea Moe")
+    assert due.asked in answers["Ann Poe_3"] and f"Expected: {due.right}." in answers["Ann Poe_3"]
+    assert "is no name of Ann Poe_3.</strong>" in answers["Ann Poe_3"] and "Bea Moe" in answers["Ann Poe_3"]
+    assert "is no name of" not in answers["Zoë Doe_2"] and f"Max Roe_1 {alike}.</strong>" in answers["Zoë Doe_2"]
+    assert own.NONE in answers["Eve Loe_4"] and own.NONE not in answers["Ann Poe_3"]
+    assert "is no name of Ann Poe_3" in gradebook.report(found)
+
+
+def test_without_names_only_numbers_and_result_are_shown(solution):
+    found = [called("Ann Poe_3", "Bea Moe", solution), called("Eve Loe_4", "Bea Moe", solution)]
+    own.remark(found)
+    page = written.page("05_sam", found, solution, key=7, anonymous=True)
+    assert page.count(f"Expected: {variants.drawn('05_sam', 'Bea Moe').right}.") == 2
+    assert not re.search("Bea|Moe|Poe|Loe|is no name|same name", page)
+
+
+def test_the_page_of_a_student_shows_the_own_numbers_and_says_nothing_odd(solution):
+    one = called("Ann Poe_3", "Bea Moe", solution)
+    own.remark([one])
+    page = feedback.page("x", one.body, one.scores, one.remarks)
+    assert f"Expected: {variants.drawn('05_sam', 'Bea Moe').right}." in page and "is no name" not in page
+
+
+STRANGE = [
+    "<script>alert(1)</script>",
+    "</p></article><b>\u202e'\"&amp;",
+    "Zoë " * 5000,
+    "<!--points of accumulated_why-->",
+]
+
+
+@pytest.mark.parametrize("name", STRANGE, ids=range(len(STRANGE)))
+def test_a_typed_name_is_shown_short_and_as_text(name, solution):
+    one = called("Ann Poe_3", name, solution)
+    own.remark([one])
+    assert one.scores["accumulated_why"]["own"]["right"] == variants.drawn("05_sam", name).right
+    marking, theirs = written.page("05_sam", [one], solution, key=7), feedback.page("x", one.body, one.scores, [])
+    for page, scripts in ((marking, ["script"]), (theirs, [])):
+        (line,) = re.findall(r'<p class="own">(.*?)</p>', page, re.DOTALL)
+        assert Outside(page).found == scripts and len(line) < 1200 and "\u202e" not in line
+        assert re.findall("<(?!br>|strong>|/strong>)", line) == []
+
+
+NAMED = [
+    ("Ada Lovelace", "Lovelace Ada_123", True),
+    ("ada", "Ada Lovelace", True),
+    ("José", "JOSE PEREZ_9", True),
+    ("Jane Doe", "doejane_12345", True),
+    ("Bo Li", "libo_7", True),
+    ("Ada Lovelace", "doejane_12345", False),
+    ("Li", "Alice Ng", False),
+    ("李雷", "韩梅梅", False),
+    ("Ada Lovelace", "s1234567", True),
+    ("Ada Lovelace", "mmu042_7", True),
+    ("Ada Lovelace", "unnamed folder", True),
+]
+
+
+@pytest.mark.parametrize(("name", "student", "due"), NAMED)
+def test_a_name_is_odd_where_no_word_of_it_is_the_students(name, student, due):
+    assert own._shares(name, student) == due
+
+
+def test_a_name_reaches_the_page_from_what_was_handed_in_and_is_no_code_of_ones_own(solution, monkeypatch, tmp_path):
+    monkeypatch.setattr(judging, "run", lambda cells, *_: ({i: {"failed": "not run"} for i in range(len(cells))}, []))
+    for name in ("SAM_LITE_CHECK_SEED", "SAM_LITE_PRIVATE_CHECKS"):
+        monkeypatch.setenv(name, "")
+    files = {"handed": asking('"Zoë Doe"', solution), "expected": assignments.blank(solution)}
+    for name, notebook in files.items():
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    request = {"seconds": 1, "seed": 7, "private": "", "work": str(tmp_path)}
+    result = judging.judge(request | {name: str(tmp_path / f"{name}.ipynb") for name in files})
+    due = variants.drawn("05_sam", "Zoë Doe")
+    told = {"typed": "Zoë Doe", "asked": due.asked, "right": due.right}
+    assert {name: score.get("own") for name, score in result["scores"].items() if score.get("own")} == {
+        "accumulated_why": told
+    }
+    assert result["remarks"] == [] and "Zoë" not in result["body"] and result["runs"] == []
 
 
 # ---------------------------------------------------------------- what platforms take back

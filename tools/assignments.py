@@ -88,6 +88,12 @@ def is_picture(cell: NotebookNode) -> bool:
     return role(cell) == "given" and "picture" in cell.metadata.get("tags", [])
 
 
+def asks_name(cell: NotebookNode) -> str:
+    """The set for which a cell draws numbers from the name that a student types into it, or nothing."""
+    call = re.search(r'^own_numbers\("(\w+)"', cell.source, re.MULTILINE)
+    return call[1] if call and cell.cell_type == "code" else ""
+
+
 def faults(path: Path, root: Path = ROOT) -> Iterator[str]:
     """What is wrong with one set; nothing if it can be handed out."""
     solution = nbformat.read(path, as_version=4)

@@ -18,6 +18,7 @@ from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat import NotebookNode
 
+import own
 import pages
 from assignments import is_picture, role, shown
 
@@ -114,7 +115,7 @@ def pictures(handed: NotebookNode, expected: NotebookNode) -> list[str]:
 def page(title: str, body: str, scores: Mapping[str, Mapping], remarks: Sequence[str]) -> str:
     """A whole page: `body` with a line of points for each part, and their sum above."""
     for name, score in scores.items():
-        body = body.replace(_mark(name), line(score))
+        body = body.replace(_mark(name), line(score) + own.shown(score.get("own")))
     given = [score for score in scores.values() if score["points"] is not None]
     open_ = sum(score["of"] for score in scores.values() if score["points"] is None)
     got, of = sum(score["points"] for score in given), sum(score["of"] for score in given)

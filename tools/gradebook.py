@@ -228,6 +228,6 @@ def report(found: Sequence[Submission]) -> str:
         if one.scores:
             name = f'<a href="feedback/{html.escape(one.exercise)}/{html.escape(one.student)}.html">{name}</a>'
         reached = f"{one.points:g} of {one.of:g}" if one.scores else ""
-        said = html.escape("; ".join([one.state, *one.remarks, *one.hidden, *_reasons(one)]))
+        said = html.escape("; ".join([one.state, *one.remarks, *one.hidden, *one.odd, *_reasons(one)]))
         text.append(f"<tr><td>{html.escape(one.file)}<td>{name}<td>{one.exercise}<td>{reached}<td>{said}</tr>")
     return "\n".join([*text, "</table></html>"])

@@ -26,6 +26,7 @@ import confine
 import feedback
 import gradebook
 import judging
+import own
 import platforms
 import similar
 import written
@@ -168,6 +169,7 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
             for run in tqdm(runs, desc="graded", unit="notebook", disable=None):
                 run.result()
     gradebook.merge(found, out / "grades.csv", options.due, written.points(options.points, found, key))
+    own.remark(found)
     for one in found:
         if one.scores:
             page = feedback.page(f"{one.exercise}: {one.student}", one.body, one.scores, one.remarks)

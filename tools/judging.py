@@ -28,6 +28,7 @@ import nbformat
 from nbformat import NotebookNode
 
 import feedback
+import own
 import similar
 from assignments import is_picture, role
 from plain import decode, restore
@@ -317,7 +318,7 @@ def judge(request: dict) -> dict:
     theirs = [cell.source for cell in notebook.cells if role(cell) == "code" or cell.id.startswith("own-")]
     if any(LOOKS.search(line) for source in theirs for line in source.splitlines() if line not in given):
         remarks.append("an answer looks at what calls it, or into the checks: read it")
-    scores, hidden = {}, []
+    scores, hidden, numbers = {}, [], own.of(handed, expected)
     for cell in expected.cells:
         kind = role(cell)
         if kind not in ("check", "written"):
@@ -332,6 +333,7 @@ def judge(request: dict) -> dict:
                 "failed": "nothing was written" if empty else "",
             }
             scores[name]["written"] = True
+            scores[name] |= {"own": numbers} if numbers else {}
             continue
         why, secret = found.get(name, ("it was not run", ""))
         scores[name] = {"points": 0.0 if why else float(points), "of": points, "failed": why}

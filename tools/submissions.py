@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from assignments import role, shown
+from assignments import asks_name, role, shown
 
 LARGEST = 20 * 2**20  # bytes of one file
 BESIDE = 2**20  # bytes of a file that an answer may read, and of all of them of one student ten times as many
@@ -53,6 +53,7 @@ class Submission:
     written: dict = field(default_factory=dict, repr=False)  # grade_id -> the answer as HTML
     pictures: list[str] = field(default_factory=list, repr=False)
     runs: list[int] = field(default_factory=list, repr=False)  # of tokens of its code, for `similar.pairs`
+    odd: list[str] = field(default_factory=list)  # about the name that it typed, for graders
 
     def take(self, result: dict) -> None:
         """What grading said."""
@@ -476,7 +477,7 @@ def repair(handed: NotebookNode, expected: NotebookNode) -> tuple[NotebookNode, 
             remarks[f"the check {_name(like)} was changed; it was graded as handed out"] += 1
         if role(like) in ("code", "written"):
             pieces[number].append(source)
-        elif role(like) == "given" and code and source.strip() not in ("", like.source.strip()):
+        elif role(like) == "given" and code and source.strip() not in ("", like.source.strip()) and not asks_name(like):
             own[number - 1].append((True, source))  # what was added to it may be needed; what was changed is set right
     for number, late, where, source in by_name:
         stub = expected.cells[number].source.strip()

@@ -13,6 +13,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 import feedback
+import own
 import pages
 from assignments import role
 from gradebook import COMMENT, column, table
@@ -28,6 +29,7 @@ main { max-width: none; }
 }
 .rubric h3:first-child { margin-top: .5rem; } .how code { white-space: nowrap; }
 .rubric { font-size: .88em; background: var(--note); padding: .2rem 1rem; }
+article .own { font-size: .88em; background: var(--code); padding: .3rem .9rem; }
 article { border-top: 1px solid var(--line); padding: 0 0 1rem; }
 article h3 { margin: 1rem 0 .3rem; }
 label { font: 14px/1.5 system-ui, sans-serif; display: block; margin: .4rem 0; }
@@ -62,7 +64,7 @@ def page(
         text.append(f'<h2 id="{name}">{name}, {of} points</h2>\n<div class="part"><div>')
         for place, code in enumerate(codes, 1):
             who = f"Answer {place}" if anonymous else mine[code].student
-            text.append(_answer(mine[code], who, code, name))
+            text.append(_answer(mine[code], who, code, name, anonymous))
         text.append('</div><div class="rubric" tabindex="0" aria-label="Question and rubric"><h3>Question</h3>')
         text.append(feedback.markdown(question, ours=True) + "<h3>Model answer and rubric</h3>")
         text.append(feedback.markdown(cell.source, ours=True) + "</div></div>")
@@ -72,7 +74,7 @@ def page(
     return pages.page(f"{exercise}: written answers", whole, search=False)
 
 
-def _answer(one: Submission, who: str, code: str, name: str) -> str:
+def _answer(one: Submission, who: str, code: str, name: str, anonymous: bool) -> str:
     score = one.scores[name]
     now = "" if score["points"] is None else f"{score['points']:g}"
     shown = one.written.get(name, "") if not score["failed"] else f"<p><em>{html.escape(score['failed'])}</em></p>"
@@ -80,7 +82,7 @@ def _answer(one: Submission, who: str, code: str, name: str) -> str:
     folded = f"<details><summary>Pictures in the notebook: {len(one.pictures)}</summary>{images}</details>"
     return (
         f'<article data-answer="{code}" data-part="{name}"><h3>{html.escape(who)}</h3>{shown}'
-        f"{folded if images else ''}"
+        f"{folded if images else ''}{own.shown(score.get('own'), one.odd, name=not anonymous)}"
         f'<label>Points of {score["of"]:g} <input type="number" min="0" max="{score["of"]:g}" step="any" value="{now}"'
         f' data-before="{now}"></label>'
         f'<label>Comment <textarea rows="2">{html.escape(score.get("comment", ""))}</textarea></label></article>'
