@@ -52,8 +52,8 @@ def _keep(value: Any, kept: dict[int, tuple]) -> None:
 
 
 @contextmanager
-def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
-    """Put the buffers (batch-norm statistics) of `modules` back at the end; by default of every module called inside.
+def frozen_statistics() -> Iterator[None]:
+    """Put the buffers (batch-norm statistics) of every module that is called inside back at the end.
 
     The modules stay in training mode: they compute the same function, without its side effect.
     """
@@ -61,20 +61,15 @@ def frozen_statistics(modules: Iterable[nn.Module] | None = None) -> Iterator[No
     before: list[tuple[nn.Module, str, Tensor, Tensor]] = []  # of every module that was met: its buffers, their values
 
     def remember(module: nn.Module, _: object = None) -> None:
-        if module not in met:  # every call of every module comes here
-            found = [module]
-            for m in found:
-                if m is not None and m not in met:
-                    met.add(m)
-                    found += m._modules.values()
-                    if m._buffers:
-                        before.extend((m, name, b, b.clone()) for name, b in m._buffers.items() if b is not None)
+        found = [] if module in met else [module]  # every call of every module comes here
+        for m in found:
+            if m is not None and m not in met:
+                met.add(m)
+                found += m._modules.values()
+                before.extend((m, name, b, b.clone()) for name, b in m._buffers.items() if b is not None)
 
-    hook = nn.modules.module.register_module_forward_pre_hook
     try:
-        with hook(remember) if modules is None else nullcontext(), _no_word_of_global_hooks():
-            for module in modules or ():
-                remember(module)
+        with nn.modules.module.register_module_forward_pre_hook(remember), _no_word_of_global_hooks():
             yield
     finally:
         if before:
@@ -239,7 +234,4 @@ def _read(devices: Iterable[torch.device | None]) -> RandomStates:
 
 def _set(states: RandomStates) -> None:
     for device, state in states.items():
-        if device:
-            torch.get_device_module(device).set_rng_state(state, device)
-        else:
-            torch.set_rng_state(state)
+        torch.get_device_module(device).set_rng_state(state, device) if device else torch.set_rng_state(state)

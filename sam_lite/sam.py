@@ -22,6 +22,8 @@ from sam_lite.ascents import Ascent, Radius, adaptive_ascent, ascent, checked, p
 from sam_lite.params import Loss, Params, add, shares
 from sam_lite.pure import frozen_statistics
 
+_copies = getattr(torch, "_foreach_clone", lambda tensors: torch._foreach_mul(tensors, 1))  # of torch 2.13, or before
+
 
 def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = ascent) -> tuple[Params, Tensor]:
     """grad L(w + e), and the value L(w) at the unperturbed weights.
@@ -273,11 +275,6 @@ class SAM(Optimizer):
         self.steps, self.sam_steps, self._draws = steps, sam_steps, draws
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
-
-
-def _copies(tensors: list[Tensor]) -> list[Tensor]:
-    together = getattr(torch, "_foreach_clone", None)  # since torch 2.12
-    return together(tensors) if together else torch._foreach_mul(tensors, 1)
 
 
 def _check_tensors(weights: Sequence[Tensor]) -> None:

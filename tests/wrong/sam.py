@@ -196,8 +196,8 @@ MUTANTS = [
     (
         "modules searched in the first call alone",
         _PURE,
-        "if module not in met:",
-        "if not met:",
+        "[] if module in met else [module]",
+        "[] if met else [module]",
         "tests/test_sam.py::test_modules_called_one_by_one_or_later_are_found_too",
     ),
     (
@@ -343,8 +343,8 @@ MUTANTS = [
     (
         "norms that take turns are seen once",
         _PURE,
-        "if module not in met:",
-        "if not met:",
+        "[] if module in met else [module]",
+        "[] if met else [module]",
         _USE + "norms_that_take_turns_see_every_batch_once",
     ),
     (
