@@ -128,11 +128,12 @@ def from_states(states: RandomStates) -> Iterator[None]:
     So a pass repeats the numbers of an earlier one. If only the later one draws, its numbers are not drawn again.
     """
     before = _read(states)
-    _set(states)
+    drawn = {device: state for device, state in states.items() if not state.equal(before[device])}  # from, meanwhile
+    _set(drawn)
     try:
         yield
     finally:
-        _set({device: before[device] for device, now in _read(states).items() if now.equal(states[device])})
+        _set({device: before[device] for device, now in _read(drawn).items() if now.equal(drawn[device])})
 
 
 def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]) -> None:
