@@ -182,10 +182,11 @@ def test_the_record_is_whole():
         assert (table["gradients"] == table["rival"].map(cost)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.when_changed(*made_by("contest_images"), "sam_lite/contest_images.csv")
 @pytest.mark.parametrize(
     ("rival", "lr", "setting", "part"),
-    [("SAM", 0.1, 0.1, "tuning"), pytest.param("EMA", 0.3, 0.99, "final", marks=pytest.mark.slow)],
+    [("SAM", 0.1, 0.1, "tuning"), ("EMA", 0.3, 0.99, "final")],
 )
 def test_a_sample_of_the_record_is_what_training_gives(rival, lr, setting, part, fashion):
     """The first 40 steps, where other processors' rounding has not yet grown, as it has for SAM at the rate 0.3."""

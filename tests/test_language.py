@@ -193,6 +193,7 @@ def test_the_record_is_whole():
         assert rows["gradients"].max() == rows["budget"].iloc[0]
 
 
+@pytest.mark.slow
 @pytest.mark.when_changed(*made_by("language_study"), "sam_lite/language_study.csv")
 @pytest.mark.parametrize("method", ["AdamW", "functional SAM"])
 def test_a_sample_of_the_record_is_what_training_gives(method):

@@ -82,6 +82,7 @@ def test_recording_twice_gives_the_same_bytes_and_a_second_run_agrees(tmp_path, 
     assert path.read_bytes() == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -233,6 +233,7 @@ def test_a_table_that_was_saved_with_codes_without_the_letter_is_read(tmp_path):
     assert written.points([saved], class_of_two(), 7)[("Zoë Doe_2", "05_sam")]["accumulated_why (written)"] == "2"
 
 
+@pytest.mark.slow
 def test_in_a_browser_points_are_kept_and_saved(chrome, solution, tmp_path):
     path = tmp_path / "05_sam.html"
     path.write_text(written.page("05_sam", class_of_two(), solution, key=7), encoding="utf-8")
