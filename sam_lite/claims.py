@@ -12,7 +12,7 @@ CI compares every mark and every word of a recorded table, but not the figures a
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 from IPython.display import display
@@ -54,7 +54,7 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 
     The half-width of a single value is 0.
     """
-    values = [float(v) for v in values]
+    values = _numbers(values)
     if not values:
         raise ValueError("values must hold at least one number, got none")
     n, mean = len(values), sum(values) / len(values)
@@ -62,6 +62,14 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
         return mean, 0.0
     variance = sum((v - mean) ** 2 for v in values) / (n - 1)
     return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+
+
+def _numbers(values: Iterable[float]) -> list[float]:
+    if isinstance(values, Mapping | Set | str) or getattr(values, "ndim", 1) != 1:  # of which a loop gives other things
+        raise TypeError(
+            f"values must be numbers in a row, one per seed, got {type(values).__name__}; give its .values()"
+        )
+    return [float(v) for v in values]
 
 
 def significant(value: float, digits: int = 2) -> str:
@@ -78,7 +86,7 @@ def estimate(values: Iterable[float], unit: str = "") -> str:
     """The mean and its 95 % interval in print, ≈ 47.3 ± 0.8: the interval to one significant digit, the mean to the same
     place, but with two to four digits; no ± for one value.
     """
-    values = list(values)
+    values = _numbers(values)
     mean, half = interval(values)
     digits, spread = 2, ""
     if len(values) > 1:
@@ -120,7 +128,7 @@ def check(
     >>> check("Small batches end flatter (ratio)", [3.9, 4.1, 4.0] * 4, above=1, paper="8.7 to 223", slide=12).here
     '≈ 4.00 ± 0.05'
     """
-    values = [float(v) for v in values]
+    values = _numbers(values)
     if len(values) < 2:
         raise ValueError(f"values must hold at least two numbers, one per seed, got {len(values)}: {claim!r}")
     if not all(map(math.isfinite, values)):

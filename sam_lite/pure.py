@@ -1,10 +1,12 @@
 """What makes a forward pass a pure function: it changes no model and no statistics, and draws no new random numbers."""
 
 import sys
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,29 +57,41 @@ def _keep(value: Any, kept: dict[int, tuple]) -> None:
 def frozen_statistics() -> Iterator[None]:
     """Put the buffers (batch-norm statistics) of every module that is called inside back at the end.
 
-    The modules stay in training mode: they compute the same function, without its side effect.
+    The modules stay in training mode: they compute the same function, without its side effect. What `functional_call`
+    lends a module is put back in value alone. Models that other threads call meanwhile are left alone.
     """
-    met: set[nn.Module] = set()
-    before: list[tuple[nn.Module, str, Tensor, Tensor]] = []  # of every module that was met: its buffers, their values
+    thread, inside = threading.get_ident(), []  # the handle of the outermost call in progress, if it has buffers
+    known: dict[nn.Module, list[nn.Module]] = {}  # a module that was called -> those in it that have buffers
+    held: dict[int, tuple[Tensor, Tensor]] = {}  # every buffer that was met, and its value then
+    replaced: dict[tuple[nn.Module, str], Tensor] = {}  # where a call put another tensor in the place of a buffer
 
-    def remember(module: nn.Module, _: object = None) -> None:
-        found = [] if module in met else [module]  # every call of every module comes here
-        for m in found:
-            if m is not None and m not in met:
-                met.add(m)
-                found += m._modules.values()
-                before.extend((m, name, b, b.clone()) for name, b in m._buffers.items() if b is not None)
+    def enter(module: nn.Module, _: object = None) -> None:
+        if module not in known:
+            family = list(module.modules())
+            known[module] = owners = [m for m in family if m._buffers]
+            known.update({} if owners else dict.fromkeys(family, owners))
+        if known[module] and threading.get_ident() == thread:
+            places = [(m, name, b) for m in known[module] for name, b in m._buffers.items() if b is not None]
+            held.update({id(b): (b, b.clone()) for *_, b in places if id(b) not in held})
+            if isinstance(module, torch.jit.ScriptModule):  # which takes no hook
+                replaced.update({(m, name): replaced.get((m, name), b) for m, name, b in places})
+            elif not inside:
+                inside.append(module.register_forward_hook(partial(leave, places), always_call=True))
+
+    def leave(places: list[tuple[nn.Module, str, Tensor]], *_: object) -> None:
+        inside.pop().remove()
+        replaced.update({(m, n): replaced.get((m, n), b) for m, n, b in places if getattr(m, n, None) is not b})
 
     try:
-        with nn.modules.module.register_module_forward_pre_hook(remember), _no_word_of_global_hooks():
+        with nn.modules.module.register_module_forward_pre_hook(enter), _no_word_of_global_hooks():
             yield
     finally:
-        if before:
-            with torch.no_grad():
-                for module, name, buffer, value in before:
-                    setattr(module, name, buffer)
-                    if buffer.layout is not torch.strided or 0 not in buffer.stride():  # nothing can write into others
-                        buffer.copy_(value)
+        for (module, name), buffer in replaced.items():
+            setattr(module, name, buffer)
+        with torch.no_grad():
+            for buffer, value in reversed(held.values()):  # of two that share memory the first knows the right value
+                if buffer.layout is not torch.strided or 0 not in buffer.stride():  # nothing can write into others
+                    buffer.copy_(value)
 
 
 @contextmanager
@@ -89,6 +103,25 @@ def _no_word_of_global_hooks() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
         yield
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """In training or evaluation mode for a while. A model in training mode may have frozen layers: they stay so."""
+    before = {module: module.training for module in model.modules()}
+    if not (training and model.training):
+        model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+def weights_moved() -> None:
+    """Forget what was computed from the weights where they were: copies of `torch.autocast`, `parametrize.cached`."""
+    torch.clear_autocast_cache()
+    parametrize._cache.clear()
 
 
 def check_model(model: nn.Module) -> None:

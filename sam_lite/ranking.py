@@ -113,6 +113,7 @@ def bootstrap(table: pd.DataFrame, statistic: Statistic, *, by: Axes, draws: int
     """`statistic` of `draws` tables drawn with replacement: (draws,). Its 2.5% and 97.5% quantiles are a 95% interval.
 
     by: rows that agree in these columns are drawn together. Give all axes: another seed of a setting is no new setting.
+    For `psi` and `granulated`, which compare along an axis: for `tau` and `cmi` two copies of a row would be a tie.
     """
     by = _names(table, by, "by")
     levels = pd.DataFrame({column: _levels(table, column)[0] for column in by})

@@ -111,8 +111,9 @@ class SAM(Optimizer):
     `optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's
     step. closure() calls zero_grad, forward and backward, and returns the loss. Both passes draw the same random numbers,
     so dropout leaves out the same units in both, as in the authors' code (google-research/sam passes one key to both;
-    other PyTorch code draws anew); where one pass alone has dropout, every step leaves out others. The passes can be
-    written out for other needs:
+    other PyTorch code draws anew); where one pass alone has dropout, every step leaves out others. Numbers of NumPy and
+    of `random` differ: draw them before the step. Batch statistics are those of the first pass, whose data they follow.
+    The passes can be written out for other needs:
     - Dropout: `states = random_states(model.parameters())` (from `sam_lite.pure`) first, then `perturbed(states)`.
     - GradScaler: scale the loss in both passes, then `scaler.step(optimizer.base_optimizer)`. To clip, first
       `scaler.unscale_(optimizer.base_optimizer)`: never the SAM object. e does not depend on the scale; an overflow in
@@ -244,6 +245,7 @@ class SAM(Optimizer):
             e = checked(self.ascent(grads, weights, self.rho), weights)
             self._saved = moved, _copies(moved)
             torch._foreach_add_(moved, [e[name] for name in weights])
+            pure.weights_moved()
 
     @torch._disable_dynamo
     @torch.no_grad()
@@ -251,10 +253,11 @@ class SAM(Optimizer):
         """Back to w by copy: (w + e) - e is not w in floating point."""
         if self._saved[0]:
             torch._foreach_copy_(*self._saved)
+            pure.weights_moved()
         self._saved = [], []
 
     def state_dict(self) -> dict:
-        """The base optimizer's, with SAM's own counts and random state under "sam"."""
+        """The base optimizer's, with SAM's own counts and random state under "sam". Its settings are given anew."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         found = self.base_optimizer.state_dict() | {"sam": (self.steps, self.sam_steps, self._draws.get_state())}

@@ -52,7 +52,7 @@ def forward(model: nn.Module) -> Forward:
     layers = _chain(model)
     if layers:
         return lambda params, x: _activations(layers, params, x)[-1]
-    return _each(model, lambda params, x: functional_call(model, params, (x,)))
+    return _each(model, lambda params, x: functional_call(model, params, (x.clone(),)))  # which a model may change
 
 
 def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callable[..., Params]:
@@ -68,7 +68,7 @@ def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callab
         slope = _softmax_slope if criterion is F.cross_entropy else vmap(grad(pure.differentiable(criterion)))
         back = torch.no_grad()(partial(_backward, layers, slope))
         return lambda *args: {name: g for name, g in back(*args).items() if name in learned}
-    loss = lambda some, rest, x, y: criterion(functional_call(model, some | rest, (x,)), y)  # noqa: E731
+    loss = lambda some, rest, x, y: criterion(functional_call(model, some | rest, (x.clone(),)), y)  # noqa: E731
     slope = grad(pure.differentiable(loss))
 
     def one(params: Params, x: Tensor, y: Tensor) -> Params:
@@ -144,7 +144,7 @@ def _each(model: nn.Module, one: Callable) -> Callable:
                 found = mapped(params, x, *rest)
             except (RuntimeError, NotImplementedError) as error:
                 first = {name: params[name][0] for name in names}
-                functional_call(model, first, (x[0],))  # its own error comes first
+                functional_call(model, first, (x[0].clone(),))  # its own error comes first
                 if "Batching rule not implemented" not in str(error):
                     raise _refusal(_where(model, lambda: mapped(params, x, *rest)), error) from error
                 found = _in_turn(model, one, params, x, *rest)

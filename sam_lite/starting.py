@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sam_lite import pure, require, stacked
 from sam_lite.data import Data, floats
+from sam_lite.describe import details, words
 from sam_lite.models import build
 from sam_lite.params import Params, params_of, stack
 
@@ -52,6 +53,8 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
     pure.check_model(model)
     if hooked := [name for name, p in model.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
         raise require.error("make", "a model without hooks on its parameters", hooked, "use `train`, one by one")
+    if hidden := _hidden(model):
+        raise require.error("make", "a function that builds a model that knows its layers", hidden, "use nn.ModuleList")
     shared = {*model.modules(), *model.parameters()} & {*first.modules(), *first.parameters()}
     model = copy.deepcopy(model) if shared else model  # what belongs to the caller stays as it is
     model = model if model.training else model.train()  # as `train` does; layers may rest in evaluation mode
@@ -87,6 +90,11 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
         if not isinstance(out, Tensor) or out.ndim != 3 or out.shape[1] != len(x):
             found = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
             raise require.error("make", "a function that builds a model with a tensor of outputs (n, n_out)", found)
+        with pure.mode(model, False):
+            rested = outputs(first, x[None])
+        if rested.shape != out.shape or not torch.allclose(rested, out, rtol=1e-3, atol=1e-5, equal_nan=True):
+            rule = "a function that builds a model that computes the same in training and in evaluation mode"
+            raise require.error("make", rule, "another result", "use `train`, one by one")
         data.check(out.shape[-1] if criterion is F.cross_entropy else None)
         loss = criterion(out[0], y)
     if not isinstance(loss, Tensor) or loss.ndim:
@@ -109,4 +117,32 @@ def _weights(model: nn.Module, first: nn.Module) -> Params:
             raise ValueError(
                 f"buffer {name!r} must be equal for all seeds; make it a parameter with requires_grad=False"
             )
+    for (name, layer), other in zip(model.named_modules(), first.modules(), strict=True):
+        for key, value in vars(layer).items():
+            if isinstance(value, Tensor) and not value.requires_grad and not value.equal(vars(other)[key]):
+                rule, remedy = "equal for all seeds", "make it a parameter with requires_grad=False"
+                raise require.error(f"tensor {f'{name}.{key}'.lstrip('.')!r} of the model", rule, "another", remedy)
+    told, expected = _told(model), _told(first)
+    if odd := [name for name in told if told[name] != expected.get(name)]:
+        raise require.error("make", "a function that builds models that differ in their weights alone", odd)
     return params_of(model)
+
+
+def _hidden(model: nn.Module) -> list[str]:
+    """The attributes that keep layers which are no modules of the model, such as a plain list of them."""
+    known = set(model.modules())
+    return [
+        f"{name}.{key}".lstrip(".")
+        for name, layer in model.named_modules()
+        for key, value in vars(layer).items()
+        if isinstance(value, (list, tuple, dict)) and key != "_modules"
+        for one in (value.values() if isinstance(value, dict) else value)
+        if isinstance(one, nn.Module) and one not in known
+    ]
+
+
+def _told(model: nn.Module) -> dict[str, Any]:
+    """What a model computes with beside its tensors, and what of it is trained, in a form that can be compared."""
+    own = frozenset(map(id, (*model.modules(), *model.parameters())))
+    found = {name: words(value, own=own) for name, value in details(model).items()}
+    return found | {f"{name}.requires_grad": p.requires_grad for name, p in model.named_parameters()}

@@ -106,9 +106,11 @@ def limiting_sharpness(hessian: Tensor, *, tolerance: float = 1e-8) -> dict[str,
     """Three sharpnesses of a minimum, divided by rho^2, as rho -> 0 (Wen et al. 2023, theorem 4.2).
 
     "max", worst direction: lam_1 / 2. "ascent", along the gradient: the smallest non-zero eigenvalue / 2, not the
-    smallest (inf if all are 0). "average": trace / (2 d). What is below tolerance * lam_1 counts as zero.
+    smallest (inf if all are 0). "average": trace / (2 d). What is below tolerance * lam_1, or known from rounding
+    alone, counts as zero.
     """
     tolerance = require.number("tolerance", tolerance, least=0)
+    tolerance = max(tolerance, len(hessian) * torch.finfo(hessian.dtype).eps)  # below that there is only rounding
     values = torch.linalg.eigvalsh(hessian)  # (d,) ascending
     smallest = values.where(values > tolerance * values[-1], math.inf).amin()
     return {"max": values[-1] / 2, "ascent": smallest / 2, "average": values.mean() / 2}

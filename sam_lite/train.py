@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_lite import callbacks, require
+from sam_lite import callbacks, pure, require
 from sam_lite.checkpoint import resume, save, settings_of
 from sam_lite.data import Data, batches, floats
 from sam_lite.plan import plan_of
@@ -69,8 +69,9 @@ def train(
         progress: such as tqdm; counts steps.
         autocast: compute in bfloat16, with the float32 weights.
         checkpoint: a file, written at every check. A training that finds it goes on from there, exactly as if it had
-            never been stopped. One of another model, optimizer, data or setting is refused; `steps` and `stop_loss` may
-            be others. One process at a time can use it.
+            never been stopped; only what `record` changed and no `state_dict` holds, such as SAM's rho, a frozen layer or
+            a counter in an attribute, starts anew. A file of another model, optimizer, data or setting is refused; `steps`
+            and `stop_loss` may be others. One process at a time can use it.
 
     Ends as "diverged" before an update from a loss that is not finite, with the weights that gave it; as "stopped" by an
     interrupt. An error in `record`, `progress`, `schedule` or `criterion` has the Training until then as its `so_far`.
@@ -97,6 +98,7 @@ def train(
         remedy = "make that folder first" if path.name else "None writes no file"
         raise require.error("checkpoint", "a file in a folder that is there", str(checkpoint), remedy)
     parts = {"model": model, "optimizer": optimizer}
+    parts |= {"criterion": criterion} if isinstance(criterion, nn.Module) and criterion.state_dict() else {}
 
     def ended(now: dict) -> str:
         """The status at a look; the end has a row."""
@@ -108,7 +110,7 @@ def train(
     with (
         callbacks.bar(progress, total=plan.steps) as tell,
         _seeded(data.x_train.device, seed) as (generators, aside),
-        _mode(model, True),
+        pure.mode(model, True),
         _scheduled(optimizer, schedule) as set_rate,
         callbacks.kept(lambda: Training(_records(rows, plan.batch_size, n), "error") if rows else None),
     ):
@@ -154,11 +156,12 @@ class _Batch:
     def take(self, x: Tensor, y: Tensor) -> None:
         self.step, self.x, self.y = self.step + 1, x, y
         self.optimizer.step(self.closure)
+        pure.weights_moved()
 
     def closure(self) -> Tensor:
         self.optimizer.zero_grad()
         with torch.autocast(self.x.device.type, torch.bfloat16) if self.autocast else nullcontext():
-            loss = self.criterion(self.model(self.x), self.y)
+            loss = self.criterion(self.model(self.x.clone()), self.y)  # a model may change its input
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise require.error("criterion", "a function that returns the loss, a tensor of one number", loss)
         if not math.isfinite(loss.item()):
@@ -182,7 +185,8 @@ def evaluate(
     """
     if not len(x):
         raise ValueError("x must hold one point or more, got none")
-    with _mode(model, False), torch.no_grad():
+    criterion_rests = pure.mode(criterion, False) if isinstance(criterion, nn.Module) else nullcontext()
+    with pure.mode(model, False), criterion_rests, torch.no_grad():
         outputs = torch.cat([_outputs(model, xs) for xs in x.split(require.whole("chunk", chunk))])
         if len(outputs) != len(y):
             raise ValueError(f"y must hold a label for each of {len(outputs)} outputs, got {len(y)}")
@@ -192,7 +196,7 @@ def evaluate(
 
 
 def _outputs(model: nn.Module, x: Tensor) -> Tensor:
-    outputs = model(x)
+    outputs = model(x.clone())  # which a model may change
     if not isinstance(outputs, Tensor) or outputs.ndim < 2 or len(outputs) != len(x):
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise require.error("model", "one that returns a tensor of outputs (n, n_out)", found, f"for {len(x)} points")
@@ -205,7 +209,7 @@ def _measures(model: nn.Module, data: Data, criterion: Callable) -> dict:
 
 
 def _recorded(record: Callable | None, step: int, model: nn.Module) -> dict:
-    with _mode(model, False):
+    with pure.mode(model, False):
         return callbacks.columns(record(step, model), [*COLUMNS, "status"]) if record else {}
 
 
@@ -250,19 +254,6 @@ def _seeded(device: torch.device, seed: int) -> Iterator[tuple[list[torch.Genera
         yield generators, aside
 
 
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """In training or evaluation mode for a while. A model in training mode may have frozen layers: they stay so."""
-    before = {module: module.training for module in model.modules()}
-    if not (training and model.training):
-        model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before.items():
-            module.training = mode
-
-
 def _stream(data: Data, batch_size: int, seed: int) -> Iterator[Tensor]:
     """The batches of all epochs, one after the other, on the device of the data."""
     generator = torch.Generator().manual_seed(require.seed(seed))
@@ -274,7 +265,7 @@ def _check(model, data, optimizer, criterion) -> None:
     _check_optimizer(model, optimizer)
     if len(places := {str(t.device) for t in (*model.parameters(), *data)}) > 1:
         raise ValueError(f"model and data must be on one device, got {sorted(places)}; use .to(device) on both")
-    with _mode(model, False), torch.no_grad():
+    with pure.mode(model, False), torch.no_grad():
         try:
             n_outputs = _outputs(model, data.x_train[:2]).shape[-1]
         except RuntimeError as error:

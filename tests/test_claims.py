@@ -260,3 +260,12 @@ def test_slide_0_is_a_slide():
     shown = claims.check("a", [1.0, 1.1], above=0, slide=0), claims.check_exact("b", 1.0, 1.0, slide=0)
     assert [claim.slide for claim in shown] == ["0", "0"]
     assert claims.check("a", [1.0, 1.1], above=0).slide == ""
+
+
+@pytest.mark.parametrize("values", [{0: 5.0, 1: 6.0}, "123", {1.0, 2.0}, np.ones((2, 2)), np.ones((1, 2))])
+def test_what_is_no_row_of_numbers_is_refused(values):
+    """Of a dict a loop gives the keys, of a table the names of its columns."""
+    for call in (claims.interval, claims.estimate, lambda v: claims.check("it holds", v, above=0)):
+        with pytest.raises(TypeError, match="values must be numbers in a row, one per seed, got .*; give its .values"):
+            call(values)
+    assert claims.interval({0: 5.0, 1: 6.0}.values())[0] == 5.5

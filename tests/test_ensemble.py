@@ -809,6 +809,87 @@ def test_buffers_that_differ_by_seed_are_refused():
         train_ensemble(random, cloud(), seeds=[0, 1], batch_size=8, lr=0.1, steps=2)
 
 
+class Differs(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.linear, self.kind = nn.Linear(5, 3), kind
+        drawn = torch.randn(5, 5)
+        if kind == "tensor":
+            self.features = drawn
+        elif kind == "list":
+            self.features = drawn.tolist()
+        elif kind == "hidden":
+            self.layers = [nn.Linear(5, 3)]
+        elif kind == "frozen":
+            self.linear.bias.requires_grad_(bool(drawn[0, 0] > 0))
+
+    def forward(self, x):
+        out = self.linear(x @ torch.as_tensor(self.features) if hasattr(self, "features") else x)
+        return out.softmax(1) if self.kind == "rested" and not self.training else out
+
+
+def differing(kind):
+    return Differs(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            "tensor",
+            "tensor 'features' of the model must be equal for all seeds.*; make it a parameter with requires_grad=F",
+        ),
+        ("list", r"make must be a function that builds models that differ in their weights alone, got \['features'\]"),
+        ("hidden", r"a model that knows its layers, got \['layers'\]; use nn.ModuleList"),
+        (
+            "rested",
+            "computes the same in training and in evaluation mode, got 'another result'; use `train`, one by one",
+        ),
+        ("frozen", r"differ in their weights alone, got \['linear.bias.requires_grad'\]"),
+    ],
+)
+def test_what_differs_by_seed_beside_the_weights_is_refused(kind, said):
+    run = partial(train_ensemble, data=blobs(), batch_size=8, lr=0.1, steps=2)
+    with pytest.raises(ValueError, match=said):
+        run(partial(differing, kind), seeds=range(8))
+    if kind not in ("hidden", "rested"):
+        assert len(run(partial(differing, kind), seeds=[3, 3]).table) == 2  # the same twice
+
+
+def test_numbers_of_the_optimizer_are_not_rounded_to_the_type_of_the_weights():
+    """0.999 is 1 in bfloat16, and 0.1 is 0 as an integer, of which the first parameter may be."""
+
+    class Words(nn.Module):
+        def __init__(self, places=True):
+            super().__init__()
+            if places:
+                self.places = nn.Parameter(torch.arange(5), requires_grad=False)
+            self.table = nn.Embedding(9, 3)
+
+        def forward(self, x):
+            return self.table(x).mean(1)
+
+    x = torch.randint(9, (32, 5), generator=torch.Generator().manual_seed(0))
+    words, start = Data(x, x.sum(1) % 3, x, x.sum(1) % 3), {"table.weight": torch.ones(1, 9, 3).cumsum(1)}
+    settings = {"seeds": [0], "batch_size": 8, "lr": 0.1, "steps": 5}
+    found = train_ensemble(Words, words, start={"places": torch.arange(5)[None]} | start, **settings)
+    plain = train_ensemble(partial(Words, False), words, start=start, **settings)
+    assert found.params["table.weight"].equal(plain.params["table.weight"])
+    data = blobs()
+    half = Data(data.x_train.bfloat16(), data.y_train, data.x_test.bfloat16(), data.y_test)
+    losses = {}
+    for momentum in (0.999, 0.9999):
+        run = partial(train_ensemble, lambda: nn.Linear(5, 3), seeds=[0], batch_size=8, lr=0.01, steps=60)
+        losses[momentum] = run(data=half, momentum=momentum).params["weight"]
+    assert not losses[0.999].equal(losses[0.9999])
+
+
+def blobs():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(32, 5, generator=generator), torch.arange(32) % 3
+    return Data(x, y, x, y)
+
+
 def test_the_global_generator_stays():
     before = torch.get_rng_state()
     train_ensemble(MAKE, cloud(), seeds=[0, 1], batch_size=8, lr=0.1, dropout=0.5, steps=2)

@@ -125,6 +125,8 @@ def test_power_iteration_finds_the_largest_singular_value(shape):
     w = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert measures.spectral(w).item() == pytest.approx(np.linalg.svd(w.numpy())[1][0], rel=1e-6)
     assert measures.spectral(0 * w).item() == 0
+    for unit in (1e-30, 1e-12, 1e-5, 1e9, 1e30):
+        assert measures.spectral(unit * w.float()).item() == pytest.approx(unit * measures.spectral(w).item(), rel=1e-5)
 
 
 def test_power_iteration_of_equal_and_of_cancelling_columns():

@@ -5,6 +5,8 @@ import io
 import itertools
 import math
 import pickle
+import threading
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -353,6 +355,111 @@ def test_a_copy_alone_and_a_copy_of_a_copy_can_be_used():
         other.zero_grad()
         other.step(lambda: torch.tensor(1.0))
         assert other.steps == 2 and len(other.state_dict()["sam"]) == 3
+
+
+# What is kept from the first pass
+
+
+class Symmetric(nn.Module):
+    def forward(self, w):
+        return w.triu() + w.triu(1).mT
+
+
+@pytest.mark.parametrize("cached", ["autocast", "parametrization"])
+def test_what_is_cached_around_a_step_changes_nothing(cached):
+    moved = []
+    for around in (True, False):
+        model = net() if cached == "autocast" else nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3))
+        if cached == "parametrization":
+            torch.manual_seed(0)
+            model.load_state_dict({name: torch.randn_like(p) for name, p in model.state_dict().items()})
+            nn.utils.parametrize.register_parametrization(model[0], "weight", Symmetric(), unsafe=True)
+        optimizer = SAM(SGD(model.parameters(), lr=1.0), 0.5)
+        cache = nn.utils.parametrize.cached if cached == "parametrization" else partial(torch.autocast, "cpu")
+        inner, outer = (nullcontext, cache) if around else (cache, nullcontext)
+
+        def closure():
+            optimizer.zero_grad()  # noqa: B023
+            with inner():  # noqa: B023
+                loss = F.cross_entropy(model(X), Y)  # noqa: B023
+            loss.backward()
+            return loss
+
+        with outer():
+            for _ in range(2):
+                optimizer.step(closure)
+        moved.append(params_of(model))
+    assert_same(*moved)
+
+
+def normed():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("way", ["teacher first", "student first", "functional alone"])
+def test_buffers_that_functional_call_lends_stay_the_callers(way):
+    """A mean teacher and two domains are one module with other tensors: each moves once a step, and keeps its own."""
+    model = normed()
+    own, before = dict(model.named_buffers()), {name: b.clone() for name, b in model.named_buffers()}
+    lent = [{name: b.clone() for name, b in own.items()} for _ in range(2)]
+    optimizer = SAM(SGD(model.parameters(), lr=0.1), 0.05)
+
+    def closure():
+        optimizer.zero_grad()
+        calls = [lambda: functional_call(model, lent[0], (X + 7,)), lambda: functional_call(model, lent[1], (X - 7,))]
+        calls.insert({"teacher first": 2, "student first": 0}.get(way, 0), lambda: model(X))
+        loss = sum(F.cross_entropy(call(), Y) for call in calls[way == "functional alone" :])
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    for name, b in model.named_buffers():
+        assert b is own[name]
+    assert [int(one["1.num_batches_tracked"]) for one in lent] == [1, 1]
+    means = [one["1.running_mean"] for one in (own, *lent)]
+    if way == "functional alone":
+        assert_same(dict(model.named_buffers()), before)
+    else:
+        assert own["1.num_batches_tracked"] == 1 and not own["1.running_mean"].equal(before["1.running_mean"])
+        weights = normed()(X) is not None and normed()
+        weights(X)
+        torch.testing.assert_close(own["1.running_mean"], weights[1].running_mean)
+    assert not any(torch.allclose(a, b) for a, b in itertools.combinations(means, 2))
+
+
+def test_two_views_of_one_buffer_move_once():
+    first, second = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
+    second.running_mean = first.running_mean.view(5)
+    model = nn.ModuleList([first, second, nn.Linear(5, 3)])
+    optimizer, seen = SAM(SGD(model.parameters(), lr=0.0), 0.05), []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model[2](second(first(X + 1))), Y)
+        loss.backward()
+        seen.append(first.running_mean.clone())
+        return loss
+
+    optimizer.step(closure)
+    assert first.running_mean.equal(seen[0]) and not seen[0].equal(seen[1])
+
+
+def test_a_model_in_another_thread_keeps_its_statistics():
+    model, other = normed(), normed()
+    optimizer, passes = SAM(SGD(model.parameters(), lr=0.1), 0.05), []
+
+    def closure():
+        loss = closure_of(optimizer, model)()
+        passes.append(loss)
+        if len(passes) == 2:
+            thread = threading.Thread(target=other, args=(X,))
+            thread.start()
+            thread.join()
+        return loss
+
+    optimizer.step(closure)
+    assert other[1].num_batches_tracked == model[1].num_batches_tracked == 1
 
 
 # Dropout: the second pass is the same function

@@ -205,6 +205,9 @@ def test_limiting_sharpness_of_a_matrix():
     for name, value in (("max", 2.5), ("ascent", 0.5), ("average", 1.0)):
         assert abs(found[name] - value) < 1e-12
     assert toys.limiting_sharpness(torch.zeros(2, 2))["ascent"] == math.inf
+    turned = torch.linalg.qr(torch.arange(36.0).reshape(6, 6).sin() + torch.eye(6))[0]  # in float32
+    noisy = turned @ torch.diag(torch.tensor([4.0, 1.0, 0.0, 0.0, 0.0, 0.0])) @ turned.T
+    assert toys.limiting_sharpness((noisy + noisy.T) / 2)["ascent"].item() == pytest.approx(0.5, rel=1e-5)
     both = vmap(toys.limiting_sharpness)(torch.stack([torch.eye(3), torch.diag(torch.tensor([4.0, 0.0, 2.0]))]))
     torch.testing.assert_close(both["ascent"], torch.tensor([0.5, 1.0]))
 

@@ -188,6 +188,85 @@ def test_one_thread_and_two_give_the_same(data, widths):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+def test_an_autocast_around_a_training_is_autocast(data):
+    """Around it PyTorch would keep the bfloat16 copies of the first weights, and measure those."""
+    ended, losses = [], []
+    for around in (True, False):
+        model = net()
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            run = train(model, data, sgd(model), batch_size=32, steps=20, record_every=5, autocast=not around)
+        ended.append(model)
+        losses.append(run.records["train_loss"].tolist())
+    assert_same(*ended)
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    assert losses[0][0] > losses[0][-1] + 0.02
+
+
+class InPlace(nn.Module):
+    """Works on its input in place, as a hand-written normalization may."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(40, 10)
+
+    def forward(self, x):
+        x -= 0.5
+        x /= 2.0
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1])
+def test_a_model_that_works_in_place_changes_no_data(data, rho):
+    kept, ended = [part.clone() for part in data], []
+    for make in (InPlace, lambda: nn.Sequential(Halved(), nn.Linear(40, 10))):
+        model = build(make, 0)
+        optimizer = SAM(sgd(model), rho) if rho else sgd(model)
+        records = train(model, data, optimizer, batch_size=32, steps=20, record_every=5).records
+        ended.append(([p.detach() for p in model.parameters()], records))
+    for one, two in zip(ended[0][0], ended[1][0], strict=True):
+        assert one.equal(two)
+    pd.testing.assert_frame_equal(ended[0][1], ended[1][1])
+    table = train_ensemble(InPlace, data, seeds=[0], batch_size=32, lr=0.1, rho=rho, steps=20).table
+    assert table["test_loss"][0] == pytest.approx(ended[0][1]["test_loss"].iloc[-1], rel=1e-4)
+    assert all(map(torch.equal, data, kept))
+
+
+class Halved(nn.Module):
+    def forward(self, x):
+        return (x - 0.5) / 2.0
+
+
+def test_measuring_moves_no_criterion_and_it_is_resumed(data, tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()))
+
+        def forward(self, outputs, y):
+            loss = F.cross_entropy(outputs, y)
+            if self.training:
+                self.scale.mul_(0.9).add_(0.1 * loss.detach())
+            return loss / self.scale
+
+    model, criterion = net(), Scaled()
+    train(model, data, sgd(model), batch_size=32, steps=20, criterion=criterion)
+    for last in (10, 20):  # stopped and resumed
+        again, other = net(), Scaled()
+        settings = {"batch_size": 32, "check_every": 5, "criterion": other, "checkpoint": tmp_path / "run.pt"}
+        train(again, data, sgd(again), steps=last, **settings)
+    assert_same(model, again)
+    assert_same(criterion, other)
+    ended = []
+    for every in (None, 2):
+        model = net()
+        criterion = Scaled()
+        train(model, data, sgd(model), batch_size=32, steps=20, record_every=every, criterion=criterion)
+        assert criterion.training
+        ended.append((model, criterion))
+    assert_same(ended[0][0], ended[1][0])
+    assert_same(ended[0][1], ended[1][1])
+
+
 def test_autocast_computes_in_bfloat16_with_float32_weights(data):
     model, exact, seen = net(), net(), set()
     hook = model.register_forward_hook(lambda m, args, out: seen.add((m.training, out.dtype)))

@@ -182,8 +182,8 @@ MUTANTS = [
     (
         "batch norm in evaluation mode for the second pass",
         _PURE,
-        "met.add(m)",
-        "met.add(m.eval())",
+        "list(module.modules())",
+        "list(module.eval().modules())",
         "tests/test_sam.py::test_the_second_gradient_tends_to_the_first",
     ),
     (
@@ -196,8 +196,8 @@ MUTANTS = [
     (
         "modules searched in the first call alone",
         _PURE,
-        "[] if module in met else [module]",
-        "[] if met else [module]",
+        "for *_, b in places if id(b) not in held",
+        "for *_, b in places if not held",
         "tests/test_sam.py::test_modules_called_one_by_one_or_later_are_found_too",
     ),
     (
@@ -341,13 +341,6 @@ MUTANTS = [
         "tests/test_sam.py::test_half_precision_weights_are_refused",
     ),
     (
-        "norms that take turns are seen once",
-        _PURE,
-        "[] if module in met else [module]",
-        "[] if met else [module]",
-        _USE + "norms_that_take_turns_see_every_batch_once",
-    ),
-    (
         "small gradients underflow",
         _ASCENTS,
         "if not _sure(size):",
@@ -469,8 +462,8 @@ MUTANTS = [
     (
         "buffers of scripted modules move twice",
         _PURE,
-        "in m._buffers.items() if b is not None)",
-        "in m._buffers.items() if b is not None and not isinstance(m, torch.jit.ScriptModule))",
+        "in m._buffers.items() if b is not None]",
+        "in m._buffers.items() if b is not None and not isinstance(m, torch.jit.ScriptModule)]",
         _USE + "scripted_models_with_batch_norm_train_as_their_sources",
     ),
     (
@@ -598,5 +591,47 @@ MUTANTS = [
         "if buffer.layout is not torch.strided or 0 not in buffer.stride():",
         "if True:",
         "tests/test_sam.py::test_an_expanded_buffer_is_left_alone_and_all_others_are_put_back",
+    ),
+    (
+        "an autocast around the step keeps the weights' copies",
+        _PURE,
+        "    torch.clear_autocast_cache()\n",
+        "",
+        _USE + "what_is_cached_around_a_step_changes_nothing",
+    ),
+    (
+        "a parametrization that is cached around the step stays at w",
+        _PURE,
+        "    parametrize._cache.clear()\n",
+        "    pass\n",
+        _USE + "what_is_cached_around_a_step_changes_nothing",
+    ),
+    (
+        "lent buffers stay with the model",
+        _PURE,
+        "if getattr(m, n, None) is not b}",
+        "}",
+        _USE + "buffers_that_functional_call_lends_stay_the_callers",
+    ),
+    (
+        "buffers are known by their modules",
+        _PURE,
+        "for *_, b in places if id(b) not in held",
+        "for m, name, b in places if not hasattr(m, name + '_') and (setattr(m, name + '_', 1) or True)",
+        _USE + "buffers_that_functional_call_lends_stay_the_callers",
+    ),
+    (
+        "a shared buffer gets its second value back",
+        _PURE,
+        "in reversed(held.values()):",
+        "in held.values():",
+        _USE + "two_views_of_one_buffer_move_once",
+    ),
+    (
+        "statistics of another thread are put back",
+        _PURE,
+        "and threading.get_ident() == thread:",
+        ":",
+        _USE + "a_model_in_another_thread_keeps_its_statistics",
     ),
 ]
