@@ -86,6 +86,8 @@ def frozen_statistics() -> Iterator[None]:
         with nn.modules.module.register_module_forward_pre_hook(enter), _no_word_of_global_hooks():
             yield
     finally:
+        for handle in inside:  # of a call that an interrupt ended
+            handle.remove()
         for (module, name), buffer in replaced.items():
             setattr(module, name, buffer)
         with torch.no_grad():

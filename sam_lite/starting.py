@@ -119,7 +119,10 @@ def _weights(model: nn.Module, first: nn.Module) -> Params:
             )
     for (name, layer), other in zip(model.named_modules(), first.modules(), strict=True):
         for key, value in vars(layer).items():
-            if isinstance(value, Tensor) and not value.requires_grad and not value.equal(vars(other)[key]):
+            same = vars(other).get(key)
+            if isinstance(value, Tensor) and not (
+                value.requires_grad or isinstance(same, Tensor) and value.equal(same)
+            ):
                 rule, remedy = "equal for all seeds", "make it a parameter with requires_grad=False"
                 raise require.error(f"tensor {f'{name}.{key}'.lstrip('.')!r} of the model", rule, "another", remedy)
     told, expected = _told(model), _told(first)

@@ -428,6 +428,24 @@ def test_buffers_that_functional_call_lends_stay_the_callers(way):
     assert not any(torch.allclose(a, b) for a, b in itertools.combinations(means, 2))
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_a_call_that_is_stopped_leaves_no_hook_in_the_model(stop):
+    model, passes = normed(), []
+
+    def stopped(x):
+        passes.append(x)
+        if len(passes) == 2:
+            raise stop
+        return nn.Linear.forward(model[2], x)
+
+    model[2].forward = stopped
+    optimizer = SAM(SGD(model.parameters(), lr=0.1), 0.05)
+    with pytest.raises(stop, match="^$"):
+        optimizer.step(closure_of(optimizer, model))
+    assert len(passes) == 2 and not any(module._forward_hooks for module in model.modules())
+    assert model[1].num_batches_tracked == 1
+
+
 def test_two_views_of_one_buffer_move_once():
     first, second = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
     second.running_mean = first.running_mean.view(5)

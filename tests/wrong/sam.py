@@ -634,4 +634,11 @@ MUTANTS = [
         ":",
         _USE + "a_model_in_another_thread_keeps_its_statistics",
     ),
+    (
+        "an interrupt leaves a hook in the model",
+        _PURE,
+        "            handle.remove()",
+        "            pass",
+        _USE + "a_call_that_is_stopped_leaves_no_hook_in_the_model",
+    ),
 ]
