@@ -116,8 +116,8 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, mode in before.items():
-            module.training = mode
+        for module, training in before.items():
+            module.training = training
 
 
 def weights_moved() -> None:

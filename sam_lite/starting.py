@@ -68,7 +68,8 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
             raise require.error(
                 "make", "a function that builds a model at each call", "the same again", "or give start"
             )
-        start = stack([_weights(each, model) for each in (first, *(build(make, seed) for seed in seeds[1:]))])
+        told = _told(model)
+        start = stack([_weights(each, model, told) for each in (first, *(build(make, seed) for seed in seeds[1:]))])
     start = {name: torch.as_tensor(p) for name, p in start.items()}
     if (shapes := {name: tuple(p.shape) for name, p in start.items()}) != wanted:
         raise ValueError(f"start must hold {len(seeds)} models, one per seed, with shapes {wanted}, got {shapes}")
@@ -110,8 +111,8 @@ def _unseeded(make: Callable) -> Any:
     return model
 
 
-def _weights(model: nn.Module, first: nn.Module) -> Params:
-    """The weights of one model; ValueError if it differs from the first in more than its weights."""
+def _weights(model: nn.Module, first: nn.Module, expected: dict[str, Any]) -> Params:
+    """The weights of one model; ValueError if it differs from the first, of which this is told, in more than its weights."""
     for (name, b), other in zip(model.named_buffers(), first.buffers(), strict=True):
         if not torch.equal(b, other):
             raise ValueError(
@@ -125,7 +126,7 @@ def _weights(model: nn.Module, first: nn.Module) -> Params:
             ):
                 rule, remedy = "equal for all seeds", "make it a parameter with requires_grad=False"
                 raise require.error(f"tensor {f'{name}.{key}'.lstrip('.')!r} of the model", rule, "another", remedy)
-    told, expected = _told(model), _told(first)
+    told = _told(model)
     if odd := [name for name in told if told[name] != expected.get(name)]:
         raise require.error("make", "a function that builds models that differ in their weights alone", odd)
     return params_of(model)
