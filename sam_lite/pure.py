@@ -27,22 +27,34 @@ def untouched(model: nn.Module) -> Iterator[None]:
     plain attributes it finds as copies, and `parametrize.cached` keeps nothing inside.
     `torch.func.functional_call` alone is not enough. If a module is reachable by two names, it leaves the tensors that it
     was given in there (PyTorch, issue 164759). And a forward pass leaves what a module keeps for later: an LSTM its
-    flattened weights, the old spectral norm its weight, other modules a counter or a cache.
+    flattened weights, the old spectral norm its weight, other modules a counter or a cache. Recurrent layers on a GPU
+    compute without cuDNN, which takes no tensors of `torch.func` and has no second derivatives.
     """
-    modules, caching = [module.__dict__ for module in model.modules()], parametrize._cache_enabled
+    modules, caching = list(model.modules()), parametrize._cache_enabled
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
     kept: dict[int, tuple] = {}  # every container, and what it held
     try:
         parametrize._cache_enabled = 0
-        for attributes in modules:
+        for attributes in (module.__dict__ for module in modules):
             _keep(attributes, kept)
             attributes |= {name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)}
-        yield
+        with _without_cudnn() if recurrent else nullcontext():
+            yield
     finally:
         parametrize._cache_enabled = caching
         for value, before in kept.values():
             if value or before:
                 value.clear()
                 value.extend(before) if isinstance(value, (list, deque)) else value.update(before)
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    before, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def _keep(value: Any, kept: dict[int, tuple]) -> None:

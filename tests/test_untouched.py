@@ -373,6 +373,22 @@ def test_stacked_models_leave_a_layer_that_is_used_twice_as_it_was():
     assert_as_before(before, state(model))
 
 
+def test_recurrent_layers_compute_without_cudnn_and_others_with_it():
+    class Looking(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.head = inner, nn.Linear(5, 3)
+
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.enabled)
+            return self.head(self.inner(x)[0] if isinstance(self.inner, nn.LSTM) else self.inner(x))
+
+    for inner, expected in ((nn.LSTM(5, 5), False), (nn.Linear(5, 5), True)):
+        model, seen = Looking(inner), []
+        loss_of(model, X, Y)(params_of(model))
+        assert set(seen) == {expected} and torch.backends.cudnn.enabled
+
+
 @pytest.mark.parametrize("how", ["embedding", "bag", "function"])
 def test_models_that_change_their_weights_are_refused(how):
     class Renormed(nn.Module):
