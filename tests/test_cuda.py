@@ -273,8 +273,9 @@ def test_awkward_models_are_measured_as_on_a_processor_and_left_as_they_were(mak
         with torch.random.fork_rng(devices=["cuda"]):
             torch.manual_seed(0)
             model = make().to(device)
-        for name, value in vars(model).items():  # plain attributes, which .to() leaves behind
-            setattr(model, name, value.to(device) if isinstance(value, torch.Tensor) else value)
+        for name, value in vars(model).items():
+            if isinstance(value, torch.Tensor):  # a plain attribute, which .to() leaves behind
+                setattr(model, name, value.to(device))
         F.cross_entropy(model(awkward.X), awkward.Y).backward()
         loss, params = loss_of(model, awkward.X, awkward.Y), params_of(model)
         before, found[device] = awkward.state(model), {}
