@@ -295,6 +295,8 @@ def test_measures_are_as_on_a_processor():
         here, models = data.to(device), [build(partial(mlp, 64, [16], 10), seed).double().to(device) for seed in (0, 1)]
         outputs, (start, end) = partial(functional_call, models[0]), map(params_of, models)
         x, y = here.x_train.double(), here.y_train
-        found = measures.measure(outputs, end, start, x, y, samples=2) | measures.curvature(outputs, end, x, y, samples=2)
+        found = measures.measure(outputs, end, start, x, y, samples=2) | measures.curvature(
+            outputs, end, x, y, samples=2
+        )
         tables.append({name: float(value) for name, value in found.items()})
     assert tables[1] == pytest.approx(tables[0], rel=1e-5, nan_ok=True)
