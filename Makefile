@@ -39,7 +39,7 @@ lab: course
 	$(RUN) -m jupyterlab $(LAB) lectures
 
 test: all
-	$(TESTS) --dist loadgroup tests
+	$(TESTS) -p no:nbval --dist loadgroup tests
 	$(MAKE) nbval
 
 nbval: all
@@ -49,7 +49,7 @@ check: all
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(TESTS) --dist loadgroup -m "not slow" tests
+	$(TESTS) -p no:nbval --dist loadgroup -m "not slow" tests
 
 bench: all
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script; done

@@ -53,6 +53,7 @@ def values(start, end, statistics, alphas=ALPHAS):
     return line(loss_between(start, end, *data(1), statistics), params_of(start), params_of(end), alphas)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["keep", "interpolate"])
 def test_each_net_has_its_own_loss_at_its_end(statistics):
     start, end = trained(0), trained(1)

@@ -130,6 +130,7 @@ def crossings(margin, n, trials=400_000):
     return (second.mean(1) < bound).mean(), (second.mean(1) - half[1] < bound).mean()
 
 
+@pytest.mark.slow
 def test_a_settled_verdict_turns_once_in_two_thousand_samples_and_others_often():
     settled, _ = crossings(claims.HALF_WIDTHS, claims.SEEDS)
     assert 1 / 2500 < settled < 1 / 1600

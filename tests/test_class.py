@@ -68,6 +68,7 @@ def hand_in_and_mark(platform, class_, folder):
             if row["student"] in kinds and row["other"] in kinds]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_names_of_both_platforms_tell_sixty_students_apart(tmp_path):
     class_ = a_class.students()
     for name, place in a_class.write(tmp_path, class_).items():

@@ -46,6 +46,7 @@ def test_the_gradient_of_the_convnet_is_that_of_backward():
             torch.testing.assert_close(member(found, i)[name], p.grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rival", "setting"), [("SGD", 1e-3), ("SAM", 0.1), ("EMA", 0.99), ("label smoothing", 0.2)])
 def test_a_network_is_what_a_plain_loop_gives(small, rival, setting):
     """The second of two, alone, with torch's optimizer or SAM around it, on the batches that both have drawn."""
@@ -134,6 +135,7 @@ def test_what_is_no_job_of_the_contest_is_named(small, arguments, said):
         contest_images.trained("SAM", 0.1, 0.1, "final", steps=39)
 
 
+@pytest.mark.slow
 def test_the_command_tries_all_then_trains_with_what_was_chosen_and_goes_on(small, monkeypatch, tmp_path):
     """With three rivals and two steps; stopped at the fifth setting, and called again."""
     monkeypatch.setattr(contest_images, "GRID", {name: contest_images.GRID[name] for name in ("SGD", "SAM", "EMA")})

@@ -103,6 +103,7 @@ def assert_same_distribution(xs, ys):
         assert z < stats.norm.isf(1e-3 / 2 / comparisons)  # Bonferroni
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["narrower noise", "another digit"])
 def test_that_comparison_sees_a_wrong_generator(ours, monkeypatch, wrong):
     smoothing, (templates, inside) = data._smoothing, data._dilated()

@@ -232,6 +232,7 @@ def test_gradients_one_point_at_a_time(case, found):
     assert of_five == pytest.approx(5 * sum(np.linalg.norm(b - means.mean(0)) ** 2 for b in means) / 7)
 
 
+@pytest.mark.slow
 def test_curvature_is_that_of_the_dense_hessian(case):
     params, _, x, y = case
     loss = loss_of(MAKE().double(), x, y)
@@ -253,6 +254,7 @@ def test_there_are_more_than_forty_and_each_is_told(found):
     assert [name for name in short if name not in told] == []
 
 
+@pytest.mark.slow
 def test_all_measures_map_over_an_ensemble(case):
     params, start, x, y = case
     other = {name: 1.5 * p for name, p in params.items()}

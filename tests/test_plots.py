@@ -169,6 +169,7 @@ def test_a_table_is_markdown(shown):
         plots.table({"F1": ["1"]}, ["small", "large"], caption="A table.")
 
 
+@pytest.mark.slow
 def test_line_art_gets_a_palette_that_shows_it_alike_and_a_colour_map_keeps_its_colours():
     figure, (left, right) = plots.subplots(1, 2)
     left.plot([0, 1], [0, 1])
@@ -203,6 +204,7 @@ def test_one_thing_has_one_colour_in_every_figure_and_the_rest_take_the_next():
     assert len({*plots.ROLES.values()}) < len(plots.COLORS)
 
 
+@pytest.mark.slow
 def test_labels_stand_at_the_ends_in_the_colour_of_their_lines_and_apart(shown):
     figure, ax = plots.subplots()
     for name, end in (("high", 2.0), ("low", 1.0), ("as low", 1.001)):

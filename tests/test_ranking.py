@@ -206,6 +206,7 @@ def test_bootstrap_has_the_spread_of_the_mean_over_clusters():
     np.testing.assert_array_equal(means, again)
 
 
+@pytest.mark.slow
 def test_jackknife_of_a_mean_are_the_seeds_means_and_of_tau_it_has_the_right_spread():
     table = grid(seeds=6)
     values = ranking.jackknife(table, lambda t: t["gap"].mean())

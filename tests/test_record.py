@@ -106,6 +106,7 @@ def test_what_must_not_be_stored_is_refused_and_nothing_is_written(tmp_path, cap
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_progress_bars_are_silent_in_a_recording(tmp_path):
     path = write(tmp_path / "one.ipynb", "from tqdm.auto import tqdm\nfor i in tqdm(range(3)):\n    print(i)")
     assert record.main([str(path)]) == 0

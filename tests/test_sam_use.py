@@ -694,6 +694,7 @@ def test_a_compiled_step_is_the_step():
     assert (optimizer.steps, optimizer.sam_steps) == (3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 def test_compiled_and_not_the_path_is_the_same():
     paths = []
@@ -715,6 +716,7 @@ def test_compiled_and_not_the_path_is_the_same():
             torch.testing.assert_close(value, paths[0][1][name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_gradient_is_the_gradient():
     params, loss = {"w": torch.tensor([1.0, 2.0])}, lambda p: (p["w"] ** 4).sum()
     found = torch.compile(lambda p: sam_gradient(loss, p, 0.1)[0], backend="eager")(params)

@@ -142,6 +142,7 @@ def box_maximum(hessian):
     return 0.5 * ((corners @ hessian) * corners).sum(1).max()
 
 
+@pytest.mark.slow
 def test_both_climbs_come_near_the_true_maximum():
     shares = {box: [] for box in BOXES}
     for seed in range(40):
@@ -165,6 +166,7 @@ def test_more_starts_find_more():
         assert best > 0.8 * box_maximum(positive(12, seed))
 
 
+@pytest.mark.slow
 def test_box_is_at_least_as_good_as_lbfgs_on_networks():
     for seed in range(5):
         params, loss, *_ = relu_net(seed, bias=True)
@@ -363,6 +365,7 @@ def test_flatness_of_random_or_imprecise_outputs_is_refused():
 # ball, ascent, average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_quadratics_at_the_minimum(seed):
     """Wen, Ma, Li 2023, theorem 4.2: largest, any non-zero, and mean eigenvalue, each times rho^2 / 2."""
@@ -438,6 +441,7 @@ def test_the_direction_leads_to_the_value(measure):
         close(found.value, 100 * rise / (1 + loss(params)) if measure is box_sharpness else rise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.2, 5.0])
 def test_adaptive_sharpness_does_not_see_a_rescaled_relu_network(alpha):
     """Dinh et al. 2017: layers times alpha and 1 / alpha compute the same. lambda_max and the plain ball see it."""

@@ -107,6 +107,7 @@ def test_a_group_has_a_row_per_network_in_the_order_of_the_grid(small):
     np.testing.assert_allclose(table[numbers].iloc[3].astype(float), alone[numbers].iloc[0].astype(float), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_row_of_the_study_gives_the_settings_of_a_group(small, table):
     """NumPy's numbers, as pandas hands them out."""
     row = table.query("optimizer == 'adam' and dropout == 0 and width == 50 and depth == 2 and batch_size == 50").iloc[

@@ -339,6 +339,7 @@ def test_a_folder_of_an_earlier_format_or_of_other_jobs_is_named(tmp_path):
         sweep.run(work, JOBS, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timer")
 def test_a_job_that_takes_too_long_is_ended_and_named(tmp_path):
     def of(i):
@@ -685,6 +686,7 @@ def test_a_cluster_whose_workers_do_not_come_back_is_given_up(tmp_path, monkeypa
     assert rest.calls == JOBS[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processing", [{"a": ("a job",), "b": ()}, {}], ids=["busy", "no worker yet"])
 def test_the_time_of_a_job_counts_while_workers_are_there(tmp_path, monkeypatch, processing):
     distributed = pytest.importorskip("distributed", reason="pip install -e .[cluster]")

@@ -58,6 +58,7 @@ def test_quadratic_has_its_hessian():
             toys.quadratic(bad)
 
 
+@pytest.mark.slow
 def test_sam_ends_on_the_two_cycle():
     """papers.md 7.4 item 1: lr lam from 0.05 to 1.9, beyond the proved range, and lam_2 / lam_1 up to 0.97."""
     lams = torch.stack([tensor(3.0, 1.0, 0.5), tensor(3.0, 0.97 * 3, 1.5)]).repeat(6, 1)  # (12, 3)
@@ -212,6 +213,7 @@ def test_limiting_sharpness_of_a_matrix():
     torch.testing.assert_close(both["ascent"], torch.tensor([0.5, 1.0]))
 
 
+@pytest.mark.slow
 def test_one_eigenvalue_makes_the_three_sharpnesses_one():
     """A single example of the toy, F1 x3^2: why 1-SAM lowers the trace (Wen et al. 2023, section 5)."""
     one = lambda p: toys.wen_terms(p)[0]  # noqa: E731
@@ -288,6 +290,7 @@ def test_ascent_sharpness_is_least_where_the_smallest_nonzero_eigenvalue_is():
     assert abs(found.x - [1, 1, math.pi / 2]).max() < 1e-6 and abs(found.fun - limit) < 1e-6
 
 
+@pytest.mark.slow
 def test_full_batch_sam_finds_the_least_top_eigenvalue():
     """papers.md 6.4: x1 and x2 reach (0, 0), and x3 the two-cycle of 2 F1 = 16."""
     lr, rho = 0.05, 0.5

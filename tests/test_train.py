@@ -1119,6 +1119,7 @@ def test_attributes_that_a_call_leaves_are_no_settings(data, tmp_path):
     assert records["step"].tolist() == [4, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
 def test_a_compiled_model_has_the_details_of_what_was_compiled():
     def told(model):

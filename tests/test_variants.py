@@ -103,6 +103,7 @@ def last_bounce(*given):
 # ---------------------------------------------------------------- tests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exercise", SETS)
 def test_a_result_is_what_something_else_computes_from_the_printed_numbers(exercise):
     other = globals()[variants.QUESTIONS[exercise][0].__name__]

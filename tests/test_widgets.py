@@ -216,6 +216,7 @@ def test_the_walk_is_sam():
         torch.testing.assert_close(point, w["w"])
 
 
+@pytest.mark.slow
 def test_the_bouncing_picture_says_what_theory_says(shown):
     widget = explore_toys.bouncing_explorer()
     expected = toys.two_cycle_amplitude(0.3, 0.3, 3.0)
@@ -240,6 +241,7 @@ def test_the_measure_picture_says_tau_and_psi_of_what_is_shown(shown):
     assert "The gap of 48 settings against the rank of noise" in alt(widget)
 
 
+@pytest.mark.slow
 def test_play_moves_the_steps(shown):
     row = rows(explore_toys.bouncing_explorer())[6]
     slider, box, play = row.children
@@ -327,6 +329,7 @@ def test_train_shows_its_progress_and_adds_to_the_picture(shown):
     assert said.value == "Done, and added to the picture." and alt(widget) == "1 results" and stop.disabled
 
 
+@pytest.mark.slow
 def test_stop_stops_and_adds_nothing_and_train_works_again(shown):
     widget, log = trained(*[i / 100 for i in range(100)])
     go, stop, bar, said = buttons(widget)
@@ -356,6 +359,7 @@ def test_an_error_in_training_is_shown_and_leaves_the_buttons_usable(shown):
     assert said.value == "ValueError: lr must be &gt; 0, got &lt;0&gt;" and stop.disabled and log == []
 
 
+@pytest.mark.slow
 def test_two_copies_train_side_by_side(shown):
     pairs = [trained(*[i / 20 for i in range(20)]) for _ in range(2)]
 
