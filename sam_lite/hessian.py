@@ -59,9 +59,9 @@ def hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
     >>> hvp(loss, {"w": torch.tensor([1.0, 2.0])})({"w": torch.tensor([1.0, 0.0])})
     {'w': tensor([2., 1.])}
 
-    One graph serves every v. A parameter that takes no part has a block of zeros. Attention, and an LSTM on the CPU, run
-    on their plain kernels, because the fused ones have no second derivative. cuDNN's LSTM has none either: on a GPU use
-    `with torch.backends.cudnn.flags(enabled=False)`.
+    One graph serves every v. A parameter that takes no part has a block of zeros. Attention and recurrent layers run on
+    their plain kernels, because the fused ones have no second derivative; a loss that is not from `loss_of` needs, for
+    recurrent layers on a GPU, `with torch.backends.cudnn.flags(enabled=False)`.
     """
     pure.check(loss, params)
     return _hvp(loss, params)
