@@ -1,6 +1,6 @@
 """Lectures 02 to 06 at the scale of a GPU, and parts of the studies: python benchmarks/gpu.py [NAME ...] [--rehearse]
 
-For each lecture: which verdicts differ from the stored ones, its time, the most memory it held, and how many times as
+For each lecture, with LARGE = True: which verdicts differ from the stored ones, its time, the most memory it held, and how many times as
 fast as this machine's CPU the same training runs. For the study: one group of it, beside what is recorded of the same
 networks. For the study of real images: two of its arms, in float32 and in bfloat16. --rehearse needs no GPU: it takes
 the same branch of each lecture in miniature, so that every cell runs with images and deeper networks; its verdicts mean
@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import running  # noqa: E402
 from claims_table import claims_of  # noqa: E402
 
-ON_A_GPU, IMAGES = {'if device.type == "cuda":': "if True:"}, {"n_train=10_000": "n_train=960, n_test=200"}
-# lecture -> what the rehearsal writes in place of the sizes of its GPU branch
+LARGE, IMAGES = {"LARGE = False": "LARGE = True"}, {"n_train=10_000": "n_train=960, n_test=200"}
+# lecture -> what the rehearsal writes in place of its large sizes
 MINIATURE = {
     "02_keskar": IMAGES | {"[512] * 3": "[24] * 3", "64, 1000, 0.05, 30_000": "16, 80, 0.05, 1000"},
     "03_hoffer": IMAGES | {"[512, 512]": "[24, 24]", "32, 256, 80, 0.03": "16, 128, 4, 0.05"},
@@ -63,13 +63,13 @@ WORKERS = 8  # processes that train networks of it side by side: one fills a sma
 
 
 def prepared(name: str, rehearse: bool) -> nbformat.NotebookNode:
-    """The lecture, with a last cell that measures; for a rehearsal its GPU branch in miniature, on any device."""
+    """The lecture at its large scale, with a last cell that measures; for a rehearsal in miniature, on any device."""
     notebook = nbformat.read(ROOT / "lectures" / f"{name}.ipynb", as_version=4)
     (scale,) = (cell for cell in notebook.cells if cell.id == "scale")
-    for old, new in (ON_A_GPU | MINIATURE[name]).items():
+    for old, new in (LARGE | MINIATURE[name]).items():
         if scale.source.count(old) != 1:
             raise ValueError(f"{name}: the cell `scale` must hold {old!r} once:\n{scale.source}")
-        if rehearse:
+        if rehearse or old in LARGE:
             scale.source = scale.source.replace(old, new)
     if rehearse:
         scale.source = re.sub(r"claims\.seeds\(\d+\)", "claims.seeds(2)", scale.source)

@@ -13,8 +13,14 @@ gpu = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(gpu)
 
 
-def test_every_lecture_that_asks_for_a_gpu_is_rehearsed():
-    asking = {p.stem for p in (ROOT / "lectures").glob("*.ipynb") if "device.type ==" in p.read_text(encoding="utf-8")}
+def test_a_gpu_is_used_only_where_a_lecture_is_told_to_and_this_is_rehearsed():
+    asking = set()
+    for path in (p for folder in ("lectures", "exercises", "solutions") for p in (ROOT / folder).rglob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and ("best_device()" in cell.source or "cuda" in cell.source):
+                assert cell.source.startswith("LARGE = False  # True, with a GPU"), path
+                assert cell.source.count("if LARGE:\n    device = best_device()\n") == 1, path
+                asking.add(path.stem)
     assert asking == set(gpu.MINIATURE)
 
 
