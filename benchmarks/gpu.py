@@ -1,10 +1,10 @@
 """Lectures 02 to 06 at the scale of a GPU, and parts of the studies: python benchmarks/gpu.py [NAME ...] [--rehearse]
 
-For each lecture, with LARGE = True: which verdicts differ from the stored ones, its time, the most memory it held, and how many times as
-fast as this machine's CPU the same training runs. For the study: one group of it, beside what is recorded of the same
-networks. For the study of real images: two of its arms, in float32 and in bfloat16. --rehearse needs no GPU: it takes
-the same branch of each lecture in miniature, so that every cell runs with images and deeper networks; its verdicts mean
-nothing and are not shown.
+For each lecture, with LARGE = True: which verdicts differ from the stored ones, its time, the most memory it held, and how
+many times as fast as this machine's CPU the same training runs. For the study: one group of it, beside what is recorded
+of the same networks. For the study of real images: two of its arms, in float32 and in bfloat16. --rehearse needs no GPU:
+it takes the same branch of each lecture in miniature, so that every cell runs with images and deeper networks; its
+verdicts mean nothing and are not shown.
 """
 
 import argparse
