@@ -30,12 +30,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
     flattened weights, the old spectral norm its weight, other modules a counter or a cache. Recurrent layers on a GPU
     compute without cuDNN, which takes no tensors of `torch.func` and has no second derivatives.
     """
-    modules, caching = list(model.modules()), parametrize._cache_enabled
-    recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
+    modules, caching = [module.__dict__ for module in model.modules()], parametrize._cache_enabled
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     kept: dict[int, tuple] = {}  # every container, and what it held
     try:
         parametrize._cache_enabled = 0
-        for attributes in (module.__dict__ for module in modules):
+        for attributes in modules:
             _keep(attributes, kept)
             attributes |= {name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)}
         with _without_cudnn() if recurrent else nullcontext():

@@ -481,6 +481,13 @@ MUTANTS = [
         _UNTOUCHED + "no_function_changes_a_model",
     ),
     (
+        "recurrent layers compute with cuDNN",
+        _PURE,
+        "with _without_cudnn() if recurrent else nullcontext():",
+        "with nullcontext():",
+        _UNTOUCHED + "recurrent_layers_compute_without_cudnn_and_others_with_it",
+    ),
+    (
         "lists and hooks are not put back",
         _PURE,
         "for value, before in kept.values():",
