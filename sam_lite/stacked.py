@@ -49,7 +49,7 @@ def forward(model: nn.Module) -> Forward:
     Raises ValueError, which names the layer, for a model that cannot be mapped over.
     """
     check_layers(model)
-    layers = _chain(model)
+    layers = chain(model)
     if layers:
         return lambda params, x: _activations(layers, params, x)[-1]
     return _each(model, lambda params, x: functional_call(model, params, (x.clone(),)))  # which a model may change
@@ -63,7 +63,7 @@ def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callab
     the next call with it writes over them.
     """
     check_layers(model)
-    layers, learned = _chain(model), [name for name, p in model.named_parameters() if p.requires_grad]
+    layers, learned = chain(model), [name for name, p in model.named_parameters() if p.requires_grad]
     if layers:
         slope = _softmax_slope if criterion is F.cross_entropy else vmap(grad(pure.differentiable(criterion)))
         back = torch.no_grad()(partial(_backward, layers, slope))
@@ -81,9 +81,9 @@ def gradient(model: nn.Module, criterion: Criterion = F.cross_entropy) -> Callab
 
 def hidden(model: nn.Module) -> list[int]:
     """Widths of the hidden layers of a chain with ReLU between its layers, which `dropout` can take; else ValueError."""
-    if not all(type(m) is nn.ReLU for _, m in _chain(model)[1::2]) or not _chain(model):
+    if not all(type(m) is nn.ReLU for _, m in chain(model)[1::2]) or not chain(model):
         raise ValueError(f"dropout needs a chain of linear layers with ReLU between them, got {model}")
-    return [m.out_features for _, m in _chain(model)[:-1:2]]
+    return [m.out_features for _, m in chain(model)[:-1:2]]
 
 
 def dropout(
@@ -187,7 +187,7 @@ def _where(model: nn.Module, call: Callable[[], object]) -> str:
     return "this model"
 
 
-def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Named layers when they are linear ones with one of ACTIVATIONS between each two, else nothing.
 
     Layers that share weights, or have hooks such as the old `weight_norm`, are no such chain. An activation may be one

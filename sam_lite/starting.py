@@ -8,12 +8,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from sam_lite import pure, require, stacked
 from sam_lite.data import Data, floats
 from sam_lite.describe import details, words
 from sam_lite.models import build
 from sam_lite.params import Params, params_of, stack
+
+ALIKE = "a function that builds models that differ in their weights alone"
 
 
 def settings(n_models: int, **given: Any) -> dict[str, list[float]]:
@@ -68,8 +71,15 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
             raise require.error(
                 "make", "a function that builds a model at each call", "the same again", "or give start"
             )
-        told = _told(model)
-        start = stack([_weights(each, model, told) for each in (first, *(build(make, seed) for seed in seeds[1:]))])
+        told, look = _told(model), partial(_outputs, params=params_of(first), x=data.x_train[:2])
+        expected = None if stacked.chain(model) else look(model)
+        members = []
+        for each in (first, *(build(make, seed) for seed in seeds[1:])):
+            members.append(_weights(each, model, told))
+            if expected is not None and not _close(look(each), expected):
+                remedy = "make tensors that lists, dicts or hooks hold parameters with requires_grad=False"
+                raise require.error("make", ALIKE, "other outputs with the same weights", remedy)
+        start = stack(members)
     start = {name: torch.as_tensor(p) for name, p in start.items()}
     if (shapes := {name: tuple(p.shape) for name, p in start.items()}) != wanted:
         raise ValueError(f"start must hold {len(seeds)} models, one per seed, with shapes {wanted}, got {shapes}")
@@ -93,7 +103,7 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
             raise require.error("make", "a function that builds a model with a tensor of outputs (n, n_out)", found)
         with pure.mode(model, False):
             rested = outputs(first, x[None])
-        if rested.shape != out.shape or not torch.allclose(rested, out, rtol=1e-3, atol=1e-5, equal_nan=True):
+        if rested.shape != out.shape or not _close(rested, out):
             rule = "a function that builds a model that computes the same in training and in evaluation mode"
             raise require.error("make", rule, "another result", "use `train`, one by one")
         data.check(out.shape[-1] if criterion is F.cross_entropy else None)
@@ -128,8 +138,27 @@ def _weights(model: nn.Module, first: nn.Module, expected: dict[str, Any]) -> Pa
                 raise require.error(f"tensor {f'{name}.{key}'.lstrip('.')!r} of the model", rule, "another", remedy)
     told = _told(model)
     if odd := [name for name in told if told[name] != expected.get(name)]:
-        raise require.error("make", "a function that builds models that differ in their weights alone", odd)
+        raise require.error("make", ALIKE, odd)
     return params_of(model)
+
+
+def _outputs(model: nn.Module, params: Params, x: Tensor) -> Any:
+    """What the model returns for x; None where it raises an error, which comes again where it is explained."""
+    state = params | {name: b.clone() for name, b in model.named_buffers()}
+    like = next((p for p in params.values() if p.is_floating_point() and x.is_floating_point()), x)
+    place = next(iter(params.values())).device
+    with pure.untouched(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        try:
+            return functional_call(model, state, (x.to(place, like.dtype, copy=True),))
+        except Exception:
+            return None
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two outputs are the same up to rounding; True for what are no outputs of one shape."""
+    known = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
+    return not known or torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def _hidden(model: nn.Module) -> list[str]:

@@ -821,13 +821,18 @@ class Differs(nn.Module):
             self.features = drawn
         elif kind == "list":
             self.features = drawn.tolist()
+        elif kind == "tensors":
+            self.features = [drawn, drawn]
+        elif kind == "hook":
+            self.linear.register_forward_pre_hook(lambda layer, args: (args[0] @ drawn,))
         elif kind == "hidden":
             self.layers = [nn.Linear(5, 3)]
         elif kind == "frozen":
             self.linear.bias.requires_grad_(bool(drawn[0, 0] > 0))
 
     def forward(self, x):
-        out = self.linear(x @ torch.as_tensor(self.features) if hasattr(self, "features") else x)
+        features = self.features[-1] if self.kind == "tensors" else getattr(self, "features", None)
+        out = self.linear(x if features is None else x @ torch.as_tensor(features))
         return out.softmax(1) if self.kind == "rested" and not self.training else out
 
 
@@ -843,6 +848,14 @@ def differing(kind):
             "tensor 'features' of the model must be equal for all seeds.*; make it a parameter with requires_grad=F",
         ),
         ("list", r"make must be a function that builds models that differ in their weights alone, got \['features'\]"),
+        (
+            "tensors",
+            "weights alone, got 'other outputs with the same weights'; make tensors that lists, dicts or hooks",
+        ),
+        (
+            "hook",
+            "weights alone, got 'other outputs with the same weights'; make tensors that lists, dicts or hooks hold",
+        ),
         ("hidden", r"a model that knows its layers, got \['layers'\]; use nn.ModuleList"),
         (
             "rested",

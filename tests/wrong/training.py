@@ -726,6 +726,13 @@ MUTANTS = [
         "tests/test_ensemble.py::test_what_differs_by_seed_beside_the_weights_is_refused",
     ),
     (
+        "tensors that a list or a hook holds are those of the first seed",
+        _STARTING,
+        "not _close(look(each), expected)",
+        "False",
+        "tests/test_ensemble.py::test_what_differs_by_seed_beside_the_weights_is_refused",
+    ),
+    (
         "layers in a list are those of the first seed",
         _STARTING,
         "if isinstance(one, nn.Module) and one not in known",
