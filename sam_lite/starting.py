@@ -106,6 +106,9 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
         if rested.shape != out.shape or not _close(rested, out):
             rule = "a function that builds a model that computes the same in training and in evaluation mode"
             raise require.error("make", rule, "another result", "use `train`, one by one")
+        if moved := _moved(model, {name: p[0] for name, p in first.items()}, x):
+            rule = "a function that builds a model that computes the same at every call"
+            raise require.error("make", rule, moved, "use `train`, one by one")
         data.check(out.shape[-1] if criterion is F.cross_entropy else None)
         loss = criterion(out[0], y)
     if not isinstance(loss, Tensor) or loss.ndim:
@@ -153,6 +156,21 @@ def _outputs(model: nn.Module, params: Params, x: Tensor) -> Any:
             return functional_call(model, state, (x.to(place, like.dtype, copy=True),))
         except Exception:
             return None
+
+
+def _moved(model: nn.Module, params: Params, x: Tensor) -> str | list[str]:
+    """What each call changes in the model: numbers, such as a counter, or what comes out of the next call."""
+    found, numbers = [], []
+    with pure.untouched(model):
+        for _ in range(2):
+            found.append(functional_call(model, params, (x.clone(),)))
+            layers = model.named_modules()
+            held = (
+                (f"{name}.{key}".lstrip("."), value) for name, layer in layers for key, value in vars(layer).items()
+            )
+            numbers.append({name: repr(value) for name, value in held if isinstance(value, (int, float))})
+    counters = [name for name, value in numbers[1].items() if value != numbers[0].get(name)]
+    return counters or ("" if _close(*found) else "another result")
 
 
 def _close(a: Any, b: Any) -> bool:

@@ -872,6 +872,35 @@ def test_what_differs_by_seed_beside_the_weights_is_refused(kind, said):
         assert len(run(partial(differing, kind), seeds=[3, 3]).table) == 2  # the same twice
 
 
+class Counting(nn.Module):
+    """Keeps something from call to call outside its buffers."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.linear, self.kind, self.calls, self.mean, self.seen = nn.Linear(5, 3), kind, 0, torch.zeros(5), 0
+
+    def forward(self, x):
+        if self.kind == "counter":  # which matters much later
+            self.calls += 1
+        elif self.kind == "mean":
+            self.mean = 0.5 * self.mean + 0.5 * x.detach().mean(0)
+        elif self.kind == "note":  # that stays the same
+            self.seen = len(x)
+        return self.linear(x - self.mean) if self.calls < 1000 else x[:, :3]
+
+
+@pytest.mark.parametrize(("kind", "said"), [("counter", r"\['calls'\]"), ("mean", "'another result'"), ("note", "")])
+def test_what_a_model_keeps_from_call_to_call_outside_its_buffers_is_refused(kind, said):
+    run = partial(train_ensemble, partial(Counting, kind), blobs(), seeds=[4], batch_size=8, lr=0.1, steps=3)
+    if said:
+        with pytest.raises(ValueError, match=f"computes the same at every call, got {said}; use `train`, one by one"):
+            run()
+    else:
+        expected = alone(lambda: Counting("none"), blobs(), 4, partial(SGD, lr=0.1), 8, 3)
+        found = run().params
+        assert all(torch.allclose(found[name][0], p, atol=1e-6) for name, p in expected.items())
+
+
 def test_numbers_of_the_optimizer_are_not_rounded_to_the_type_of_the_weights():
     """0.999 is 1 in bfloat16, and 0.1 is 0 as an integer, of which the first parameter may be."""
 

@@ -733,6 +733,20 @@ MUTANTS = [
         "tests/test_ensemble.py::test_what_differs_by_seed_beside_the_weights_is_refused",
     ),
     (
+        "a counter in a model begins anew at every step",
+        _STARTING,
+        "return counters or (",
+        "return [] or (",
+        "tests/test_ensemble.py::test_what_a_model_keeps_from_call_to_call_outside_its_buffers_is_refused",
+    ),
+    (
+        "a mean in a model begins anew at every step",
+        _STARTING,
+        'counters or ("" if _close(*found) else "another result")',
+        "counters",
+        "tests/test_ensemble.py::test_what_a_model_keeps_from_call_to_call_outside_its_buffers_is_refused",
+    ),
+    (
         "layers in a list are those of the first seed",
         _STARTING,
         "if isinstance(one, nn.Module) and one not in known",
