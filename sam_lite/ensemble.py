@@ -111,6 +111,8 @@ def train_ensemble(
             "data", "float32 or float64 where rho > 0", data.x_train.dtype, "SAM's steps would be rounded"
         )
     outputs = starting.outputs_of(model, data, start, batch_size, criterion)
+    if any(hyper["weight_decay"]):
+        starting.rest_unused(model, data, batch_size, criterion)
     chunk = _chunk(start) if chunk is None else require.whole("chunk", chunk)
     groups = torch.arange(n_models).split(chunk)
     advance = _advance(model, data, batch_size, hyper, optimizer, ascent, schedule, criterion)

@@ -116,6 +116,16 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
     return outputs
 
 
+def rest_unused(model: nn.Module, data: Data, batch_size: int, criterion: Callable) -> None:
+    """Freeze what the loss does not depend on: no optimizer of torch moves what has no gradient, by weight decay either."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    with pure.untouched(model), torch.enable_grad():
+        loss = criterion(model(data.x_train[:batch_size].clone()), data.y_train[:batch_size])
+    if loss.requires_grad:
+        for p, g in zip(learned, torch.autograd.grad(loss, learned, allow_unused=True), strict=True):
+            p.requires_grad_(g is not None)
+
+
 def _unseeded(make: Callable) -> Any:
     """make(); ValueError if it seeds the random numbers itself, which makes all models the same."""
     seed, model = torch.initial_seed(), make()

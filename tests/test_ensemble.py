@@ -456,6 +456,25 @@ def test_adam_leaves_what_is_frozen():
     assert not torch.equal(many.params["0.weight"], many.start["0.weight"])
 
 
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adam"}], ids=["sgd", "adam"]
+)
+def test_weight_decay_leaves_what_the_loss_does_not_depend_on(settings):
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle, self.cut = nn.Linear(6, 3), nn.Linear(6, 3), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.used(self.cut(x).detach())
+
+    data, made = cloud(), {"sgd": partial(SGD, momentum=0.9), "adam": ADAM}[settings["optimizer"]]
+    many = train_ensemble(Idle, data, seeds=[4], batch_size=8, lr=0.01, weight_decay=0.5, rho=0.1, steps=9, **settings)
+    model = build(Idle, 4).double()
+    train(model, data, SAM(made(model.parameters(), lr=0.01, weight_decay=0.5), 0.1), batch_size=8, steps=9, seed=4)
+    torch.testing.assert_close(member(many.params, 0), params_of(model), rtol=0, atol=1e-9)
+
+
 def test_bare_parameters_a_number_and_a_frozen_list_learn_as_in_train():
     class Bare(nn.Module):
         def __init__(self):

@@ -747,6 +747,13 @@ MUTANTS = [
         "tests/test_ensemble.py::test_what_a_model_keeps_from_call_to_call_outside_its_buffers_is_refused",
     ),
     (
+        "weight decay shrinks what has no gradient",
+        _STARTING,
+        "p.requires_grad_(g is not None)",
+        "pass",
+        "tests/test_ensemble.py::test_weight_decay_leaves_what_the_loss_does_not_depend_on",
+    ),
+    (
         "layers in a list are those of the first seed",
         _STARTING,
         "if isinstance(one, nn.Module) and one not in known",
