@@ -70,8 +70,8 @@ def train_ensemble(
         data: training and test sets; the models train on its device.
         seeds: one for each of the n_models: of its initial weights, of its batches and of its dropout.
         batch_size: examples a step.
-        lr, momentum, weight_decay: one number, or one for each model. Weight decay is a part of the gradient, as in
-            torch's SGD and Adam.
+        lr, momentum, weight_decay: one number, or one for each model. Momentum is SGD's alone. Weight decay is a part of
+            the gradient, as in torch's SGD and Adam.
         steps: the most that are made (status "steps").
         stop_loss: at a check, or where a row is recorded, a model whose loss on all training data is not above this stops
             learning (status "stop_loss").
@@ -196,6 +196,8 @@ def _advance(model, data: Data, batch_size: int, hyper: dict, optimizer: str, as
     """(group, step) -> None: one step of every model of the group."""
     if optimizer not in UPDATES:
         raise require.error("optimizer", "'sgd' or 'adam'", optimizer)
+    if optimizer == "adam" and any(hyper["momentum"]):
+        raise require.error("momentum", "0 with Adam, which has rates of its own", max(hyper["momentum"]))
     widths = stacked.hidden(model) if any(hyper["dropout"]) else []
     gradient, update = stacked.gradient(model, criterion), UPDATES[optimizer]
 

@@ -334,6 +334,7 @@ BAD = [
     (dict(lr=None), "lr must be a finite number > 0, got None"),
     (dict(lr=[0.1]), "lr must be one number or one per model, 2, got 1"),
     (dict(momentum=1.0), "momentum must be a finite number >= 0 and < 1, got 1.0"),
+    (dict(momentum=[0, 0.9], optimizer="adam"), "momentum must be 0 with Adam, which has rates of its own, got 0.9"),
     (dict(weight_decay=-1), "weight_decay must be a finite number >= 0, got -1"),
     (dict(rho=[0.1, -0.1]), r"rho\[1\] must be a finite number >= 0, got -0.1"),
     (dict(steps=0), "steps must be an integer >= 1, got 0"),

@@ -754,6 +754,13 @@ MUTANTS = [
         "tests/test_ensemble.py::test_weight_decay_leaves_what_the_loss_does_not_depend_on",
     ),
     (
+        "Adam passes over a momentum",
+        _ENSEMBLE,
+        'if optimizer == "adam" and any(hyper["momentum"]):',
+        "if False:",
+        "tests/test_ensemble.py::test_bad_settings_are_named",
+    ),
+    (
         "layers in a list are those of the first seed",
         _STARTING,
         "if isinstance(one, nn.Module) and one not in known",
