@@ -220,7 +220,7 @@ class _Group:
 
     def __init__(self, members: Tensor, start: Params, hyper: dict[str, list[float]], seeds: Sequence[int]):
         self.members, self.params = members, {name: p[members].clone() for name, p in start.items()}
-        like = next(iter(start.values()))
+        like = next(p for p in start.values() if p.is_floating_point())
         exact = torch.promote_types(like.dtype, torch.float32)  # bfloat16 would round a momentum of 0.999 to 1
         self.hyper = {
             name: like.new_tensor([values[i] for i in members], dtype=exact) for name, values in hyper.items()

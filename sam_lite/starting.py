@@ -16,6 +16,7 @@ from sam_lite.describe import details, words
 from sam_lite.models import build
 from sam_lite.params import Params, params_of, stack
 
+BUILDS = "a function that builds a model"
 ALIKE = "a function that builds models that differ in their weights alone"
 
 
@@ -57,20 +58,20 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
     if hooked := [name for name, p in model.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
         raise require.error("make", "a model without hooks on its parameters", hooked, "use `train`, one by one")
     if hidden := _hidden(model):
-        raise require.error("make", "a function that builds a model that knows its layers", hidden, "use nn.ModuleList")
+        raise require.error("make", f"{BUILDS} that knows its layers", hidden, "use nn.ModuleList")
     shared = {*model.modules(), *model.parameters()} & {*first.modules(), *first.parameters()}
     model = copy.deepcopy(model) if shared else model  # what belongs to the caller stays as it is
     model = model if model.training else model.train()  # as `train` does; layers may rest in evaluation mode
     if lazy := [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
         raise ValueError(f"make must build a model with all shapes known, but {lazy[0]!r} has none; use no lazy layers")
+    if odd := [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_complex()]:
+        raise require.error("make", f"{BUILDS} of real tensors", odd, "keep torch.view_as_real of them")
     wanted = {name: (len(seeds), *p.shape) for name, p in model.named_parameters()}
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("make must build a model with a parameter to train, but there is none, or all are frozen")
     if start is None:
         if shared.issuperset(p for p in first.parameters() if p.requires_grad):
-            raise require.error(
-                "make", "a function that builds a model at each call", "the same again", "or give start"
-            )
+            raise require.error("make", f"{BUILDS} at each call", "the same again", "or give start")
         told, look = _told(model), partial(_outputs, params=params_of(first), x=data.x_train[:2])
         expected = None if stacked.chain(model) else look(model)
         members = []
@@ -83,10 +84,9 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
     start = {name: torch.as_tensor(p) for name, p in start.items()}
     if (shapes := {name: tuple(p.shape) for name, p in start.items()}) != wanted:
         raise ValueError(f"start must hold {len(seeds)} models, one per seed, with shapes {wanted}, got {shapes}")
-    place = {"device": data.x_train.device} | (
-        {"dtype": data.x_train.dtype} if data.x_train.is_floating_point() else {}
-    )
-    return model.to(**place), {name: start[name].detach().to(**place, copy=True) for name in wanted}
+    device, dtype = data.x_train.device, data.x_train.dtype if data.x_train.is_floating_point() else None
+    types = {name: dtype if p.is_floating_point() else None for name, p in model.named_parameters()}
+    return model.to(device, dtype), {k: start[k].detach().to(device, types[k], copy=True) for k in wanted}
 
 
 def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, criterion: Callable) -> stacked.Forward:
@@ -100,14 +100,14 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
             raise floats(x, error) from error
         if not isinstance(out, Tensor) or out.ndim != 3 or out.shape[1] != len(x):
             found = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
-            raise require.error("make", "a function that builds a model with a tensor of outputs (n, n_out)", found)
+            raise require.error("make", f"{BUILDS} with a tensor of outputs (n, n_out)", found)
         with pure.mode(model, False):
             rested = outputs(first, x[None])
         if rested.shape != out.shape or not _close(rested, out):
-            rule = "a function that builds a model that computes the same in training and in evaluation mode"
+            rule = f"{BUILDS} that computes the same in training and in evaluation mode"
             raise require.error("make", rule, "another result", "use `train`, one by one")
         if moved := _moved(model, {name: p[0] for name, p in first.items()}, x):
-            rule = "a function that builds a model that computes the same at every call"
+            rule = f"{BUILDS} that computes the same at every call"
             raise require.error("make", rule, moved, "use `train`, one by one")
         data.check(out.shape[-1] if criterion is F.cross_entropy else None)
         loss = criterion(out[0], y)
@@ -174,10 +174,7 @@ def _moved(model: nn.Module, params: Params, x: Tensor) -> str | list[str]:
     with pure.untouched(model):
         for _ in range(2):
             found.append(functional_call(model, params, (x.clone(),)))
-            layers = model.named_modules()
-            held = (
-                (f"{name}.{key}".lstrip("."), value) for name, layer in layers for key, value in vars(layer).items()
-            )
+            held = ((f"{name}.{k}".lstrip("."), v) for name, m in model.named_modules() for k, v in vars(m).items())
             numbers.append({name: repr(value) for name, value in held if isinstance(value, (int, float))})
     counters = [name for name, value in numbers[1].items() if value != numbers[0].get(name)]
     return counters or ("" if _close(*found) else "another result")

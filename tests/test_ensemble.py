@@ -492,6 +492,30 @@ def test_bare_parameters_a_number_and_a_frozen_list_learn_as_in_train():
     torch.testing.assert_close(member(many.params, 1), expected, rtol=0, atol=1e-12)
 
 
+class Holding(nn.Module):
+    def __init__(self, held):
+        super().__init__()
+        self.linear, self.held = nn.Linear(3, 3), held
+
+    def forward(self, x):
+        return self.linear(x[:, self.held])
+
+
+def test_integers_among_the_parameters_stay_integers():
+    """Such as those that choose columns; they are frozen."""
+    make, data = lambda: Holding(nn.Parameter(torch.tensor([0, 2, 4]), requires_grad=False)), cloud()
+    many = train_ensemble(make, data, seeds=[4], batch_size=8, lr=0.1, rho=0.1, steps=9)
+    assert many.params["held"].tolist() == [[0, 2, 4]] and many.params["held"].dtype == torch.int64
+    torch.testing.assert_close(member(many.params, 0), one_by_one(make, data, 4, rho=0.1, steps=9), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [nn.Parameter, nn.Buffer], ids=["parameter", "buffer"])
+def test_complex_tensors_are_refused(kind):
+    """In the type of the data they would lose their imaginary parts."""
+    with pytest.raises(ValueError, match=r"a model of real tensors, got \['held'\]; keep torch.view_as_real of them"):
+        train_ensemble(lambda: Holding(kind(torch.ones(3) * 1j)), cloud(), seeds=[4], batch_size=8, lr=0.1, steps=9)
+
+
 def test_layers_without_a_shape_are_refused():
     with pytest.raises(
         ValueError, match="make must build a model with all shapes known, but '0.weight' has none; use no"

@@ -504,8 +504,8 @@ MUTANTS = [
     (
         "tokens made into floats of their own kind",
         _STARTING,
-        "if data.x_train.is_floating_point() else {}",
-        "if True else {}",
+        "if data.x_train.is_floating_point() else None",
+        "if True else None",
         "tests/test_ensemble.py::test_words_and_recurrent_layers_learn_as_in_train[mean-plain]",
     ),
     (
@@ -759,6 +759,20 @@ MUTANTS = [
         'if optimizer == "adam" and any(hyper["momentum"]):',
         "if False:",
         "tests/test_ensemble.py::test_bad_settings_are_named",
+    ),
+    (
+        "complex tensors lose their imaginary parts",
+        _STARTING,
+        "if t.is_complex()]",
+        "if False]",
+        "tests/test_ensemble.py::test_complex_tensors_are_refused",
+    ),
+    (
+        "integers among the parameters become floats",
+        _STARTING,
+        "dtype if p.is_floating_point() else",
+        "dtype if True else",
+        "tests/test_ensemble.py::test_integers_among_the_parameters_stay_integers",
     ),
     (
         "layers in a list are those of the first seed",
