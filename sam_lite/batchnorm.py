@@ -29,7 +29,8 @@ def loss_between(
     - a tensor of training data (n, *features): recomputed from it at every point in one pass with dropout off, as
       `torch.optim.swa_utils.update_bn` does.
     At alpha = 0 and 1 each net's own loss comes back; with recomputed statistics, only if its own were made so. Raises
-    ValueError for other words, for nets that differ in shape, and to recompute what is not of a batch norm.
+    ValueError for other words, for nets that differ in shape, and to recompute what is not of a batch norm. There is a
+    value everywhere, and a derivative with "keep" alone: PyTorch has none by statistics that move.
     """
     if not isinstance(statistics, Tensor) and statistics not in ("keep", "interpolate"):
         raise ValueError(
@@ -60,7 +61,7 @@ def loss_between(
                 layer.train()
                 layer.momentum = None  # the plain average of what follows
                 fresh[f"{name}.num_batches_tracked".lstrip(".")].zero_()
-        functional_call(start, params | fresh, (statistics,))
+        functional_call(start, params | fresh, (statistics.clone(),))  # which a model may change
         start.eval()
         return fresh
 
@@ -76,6 +77,6 @@ def loss_between(
     def loss(params: Params) -> Tensor:
         with pure.untouched(start), pure.eager():
             start.eval()
-            return criterion(functional_call(start, params | statistics_at(params), (x,)), y)
+            return criterion(functional_call(start, params | statistics_at(params), (x.clone(),)), y)
 
     return loss

@@ -87,7 +87,8 @@ def loss_of(
         with pure.untouched(model), pure.eager():
             for module, training in modes:
                 module.training = training
-            return criterion(functional_call(model, state, (x,)), y)
+            given = x.clone() if isinstance(x, Tensor) else x  # which a model may change
+            return criterion(functional_call(model, state, (given,)), y)
 
     params = params_of(model)
     if isinstance(x, Tensor):  # a model may be made in one place and type, and its parameters be given in others

@@ -126,6 +126,17 @@ def test_one_net_twice_has_one_loss():
     assert (values(net, net, "keep", [0, 0.5]) == own_loss(net, *data(1))).all()
 
 
+def test_data_that_a_net_changes_stay_what_they_are():
+    (x, y), (start, end) = data(1), ([nn.Sequential(nn.ReLU(inplace=True), trained(i)) for i in (0, 1)])
+    given, training = x.clone(), data()[0]
+    loss = loss_between(start, end, given, y, training)
+    value = loss(params_of(end))
+    assert torch.equal(given, x) and torch.equal(training, data()[0])
+    end[1][3].p = 0.0  # which `update_bn` leaves on
+    update_bn([training.clone()], end)
+    torch.testing.assert_close(value, own_loss(end, x.clone(), y), rtol=0, atol=1e-12)
+
+
 def test_norms_without_running_statistics_and_awkward_nets_are_taken():
     """One that uses the batch's own, one module under two names, and what cannot be copied after a forward pass."""
     norm = nn.utils.spectral_norm(nn.Linear(8, 8).double())

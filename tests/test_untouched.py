@@ -297,6 +297,21 @@ def test_modes_and_statistics_are_those_when_the_loss_was_made():
     assert loss(params_of(drops)) == loss(params_of(drops))
 
 
+def test_inputs_that_a_model_changes_stay_what_they_are():
+    """The other route: the model on a copy of the inputs, with another first layer that changes nothing."""
+    x, params = X.clone(), params_of(nn.Sequential(nn.ReLU(), nn.Linear(5, 3)))
+    loss = loss_of(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 3)), x, Y)
+    assert torch.equal(x, X)
+    other = loss_of(nn.Sequential(nn.ReLU(), nn.Linear(5, 3)), X.clone(), Y)
+    assert loss(params) == other(params) and torch.equal(x, X)
+    once = nn.Sequential(nn.Linear(5, 3))
+    once.register_forward_pre_hook(lambda layer, args: (args[0].sub_(1),))
+    params = {name.removeprefix("0."): p for name, p in params_of(once).items()}
+    expected = loss_of(nn.Linear(5, 3), X - 1, Y)(params)
+    torch.testing.assert_close(loss_of(once, x, Y)(params_of(once)), expected)  # and the loss is not called random
+    assert torch.equal(x, X)
+
+
 def test_some_of_the_parameters_are_enough_and_none_of_them_are_not():
     model = once_more()
     params, loss = params_of(model), loss_of(model, X, Y)

@@ -60,6 +60,20 @@ MUTANTS = [
         "tests/test_batchnorm.py::test_each_net_has_its_own_loss_at_its_end",
     ),
     (
+        "the data that statistics come from are changed by the net",
+        _BATCHNORM,
+        "(statistics.clone(),)",
+        "(statistics,)",
+        "tests/test_batchnorm.py::test_data_that_a_net_changes_stay_what_they_are",
+    ),
+    (
+        "the points between two nets are changed by the net",
+        _BATCHNORM,
+        "(x.clone(),)",
+        "(x,)",
+        "tests/test_batchnorm.py::test_data_that_a_net_changes_stay_what_they_are",
+    ),
+    (
         "recomputed statistics lag by the momentum of training",
         _BATCHNORM,
         "layer.momentum = None",

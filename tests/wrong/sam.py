@@ -495,6 +495,13 @@ MUTANTS = [
         _UNTOUCHED + "no_function_changes_a_model",
     ),
     (
+        "inputs are changed by the model",
+        _PARAMS,
+        "given = x.clone() if isinstance(x, Tensor) else x",
+        "given = x",
+        _UNTOUCHED + "inputs_that_a_model_changes_stay_what_they_are",
+    ),
+    (
         "modes of the day",
         _PARAMS,
         "module.training = training",
