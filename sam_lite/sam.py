@@ -149,6 +149,7 @@ class SAM(Optimizer):
         _check_tensors([p for group in self.param_groups for p in group["params"]])
 
     state = property(lambda self: self.base_optimizer.state)
+    _base_hooks = property(lambda self: getattr(self.base_optimizer, "_optimizer_step_pre_hooks", {}))
     gradients = property(lambda self: self.steps + self.sam_steps)
 
     @property
@@ -194,9 +195,8 @@ class SAM(Optimizer):
         self._check_groups(self.base_optimizer.param_groups)
         climbs = isinstance(self.rho, Tensor) or self.rho > 0
         climbs = climbs and self.steps >= self.start and (self.steps - self.start + 1) % self.every == 0
-        climbs = climbs and (
-            self.probability == 1 or torch.rand((), generator=self._draws, device="cpu").item() < self.probability
-        )
+        if climbs and self.probability != 1:
+            climbs = torch.rand((), generator=self._draws, device="cpu").item() < self.probability
         groups = self.base_optimizer.param_groups
         states = pure.random_states(p for group in groups for p in group["params"]) if climbs else {}
         with torch.enable_grad():
@@ -229,7 +229,7 @@ class SAM(Optimizer):
     def ascend(self) -> None:
         """To w + e, with e from the gradients in `.grad`; a weight without one stays where it is."""
         if self._saved[0]:
-            raise RuntimeError("ascend() was called at perturbed weights; call restore() first")
+            raise RuntimeError("ascend(), or a step of the base, was called at perturbed weights; call restore() first")
         groups = self.base_optimizer.param_groups
         self._check_groups(groups)
         params = [p for group in groups for p in group["params"]]
@@ -245,6 +245,7 @@ class SAM(Optimizer):
             e = checked(self.ascent(grads, weights, self.rho), weights)
             self._saved = moved, _copies(moved)
             torch._foreach_add_(moved, [e[name] for name in weights])
+            self._base_hooks["perturbed"] = lambda *_: self.ascend()  # which refuses: restore() would undo a step
             pure.weights_moved()
 
     @torch._disable_dynamo
@@ -253,6 +254,7 @@ class SAM(Optimizer):
         """Back to w by copy: (w + e) - e is not w in floating point."""
         if self._saved[0]:
             torch._foreach_copy_(*self._saved)
+            self._base_hooks.pop("perturbed", None)
             pure.weights_moved()
         self._saved = [], []
 
@@ -262,16 +264,14 @@ class SAM(Optimizer):
             before(self)
         found = self.base_optimizer.state_dict() | {"sam": (self.steps, self.sam_steps, self._draws.get_state())}
         for after in self._optimizer_state_dict_post_hooks.values():
-            changed = after(self, found)
-            found = found if changed is None else changed
+            found = after(self, found) or found
         return found
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Also takes the state of a base optimizer without SAM, to go on with SAM from there."""
         state_dict = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
-            changed = before(self, state_dict)
-            state_dict = state_dict if changed is None else changed
+            state_dict = before(self, state_dict) or state_dict
         steps, sam_steps, state = state_dict.get("sam") or (self.steps, self.sam_steps, self._draws.get_state())
         draws = torch.Generator().set_state(state.cpu())  # torch.load may have sent it to a GPU
         self.base_optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})

@@ -322,6 +322,23 @@ def through_file(pair):
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.parametrize("copied", [lambda pair: pair, copy.deepcopy], ids=["original", "copy"])
+def test_a_step_of_the_base_at_perturbed_weights_is_refused(copied):
+    """It would be undone: the training would stand still. One after the block is SAM's step."""
+    model = net()
+    model, optimizer = copied((model, SAM(SGD(model.parameters(), lr=0.1), 0.5)))
+    closure, before = closure_of(optimizer, model), params_of(model)
+    expected = sam_gradient(lambda p: F.cross_entropy(functional_call(model, p, (X,)), Y), before, 0.5)[0]
+    closure()
+    with pytest.raises(RuntimeError, match="a step of the base, was called at perturbed weights; call restore.. first"):
+        with optimizer.perturbed():
+            closure()
+            optimizer.base_optimizer.step()
+    assert_same(params_of(model), before)
+    optimizer.base_optimizer.step()
+    torch.testing.assert_close(params_of(model), add(before, expected, -0.1))
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle, through_file])
 @pytest.mark.parametrize("climb", [ascent, adaptive_ascent, p_ascent(3), partial(adaptive_ascent, eta=0.0)])
 def test_a_copy_goes_on_as_the_original(copied, climb):

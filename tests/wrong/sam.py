@@ -502,6 +502,13 @@ MUTANTS = [
         _UNTOUCHED + "inputs_that_a_model_changes_stay_what_they_are",
     ),
     (
+        "a step of the base at perturbed weights is undone",
+        _SAM,
+        "lambda *_: self.ascend()",
+        "lambda *_: None",
+        _USE + "a_step_of_the_base_at_perturbed_weights_is_refused",
+    ),
+    (
         "modes of the day",
         _PARAMS,
         "module.training = training",
