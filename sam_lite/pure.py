@@ -4,7 +4,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -140,6 +140,7 @@ def weights_moved() -> None:
 
 def check_model(model: nn.Module) -> None:
     """Raise ValueError for models that can only use their own tensors (TorchScript, DataParallel) or change them."""
+    apart(list(model.parameters()))
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             raise require.error("model", "without max_norm, which changes the weights", f"{module} {name!r}")
@@ -147,6 +148,17 @@ def check_model(model: nn.Module) -> None:
             raise require.error(
                 "model", "plain modules", f"{type(module).__name__} {name!r}", "use what it was made of"
             )
+
+
+def apart(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The same; ValueError for two parameters in one memory, which would move twice, and be two to a derivative."""
+    first: dict[tuple, Tensor] = {}
+    for p in tensors:
+        placed = type(p) is nn.Parameter and p.layout == torch.strided and p.numel() and not p.is_meta
+        if placed and first.setdefault((p.device, p.data_ptr()), p) is not p:
+            remedy = "tie them as one parameter, as in b.weight = a.weight"
+            raise require.error("parameters", "apart in memory", f"two of shape {tuple(p.shape)} in one", remedy)
+    return tensors
 
 
 def eager() -> AbstractContextManager:
@@ -265,14 +277,9 @@ def _alike(a: Any, b: Any) -> bool:
     """Whether two values differ by rounding at the most; True for those that cannot be read without waiting."""
     try:
         a, b = torch.as_tensor(a), torch.as_tensor(b)
-    except (RuntimeError, TypeError, ValueError):  # no numbers
-        return True
-    if a.device.type != "cpu":
-        return True
-    try:
         tolerance = 1e3 * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
-        return torch.allclose(a, b, rtol=tolerance, atol=0.0, equal_nan=True)
-    except RuntimeError:  # one of many under vmap
+        return a.device.type != "cpu" or torch.allclose(a, b, rtol=tolerance, atol=0.0, equal_nan=True)
+    except (RuntimeError, TypeError, ValueError):  # no numbers, or one of many under vmap
         return True
 
 

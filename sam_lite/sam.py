@@ -146,7 +146,7 @@ class SAM(Optimizer):
         self.steps, self.sam_steps, self._saved = 0, 0, ([], [])
         self.__setstate__({"defaults": base_optimizer.defaults})  # all that an Optimizer has but groups and state
         self._check_groups(self.param_groups)
-        _check_tensors([p for group in self.param_groups for p in group["params"]])
+        _check_tensors(pure.apart([p for group in self.param_groups for p in group["params"]]))
 
     state = property(lambda self: self.base_optimizer.state)
     _base_hooks = property(lambda self: getattr(self.base_optimizer, "_optimizer_step_pre_hooks", {}))

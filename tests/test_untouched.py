@@ -16,7 +16,7 @@ from sam_lite import hessian, landscape, measures, sharpness, stacked
 from sam_lite.batchnorm import loss_between
 from sam_lite.params import add, load_params, loss_of, params_of, stack
 from sam_lite.pure import untouched
-from sam_lite.sam import m_sam_gradient, sam_gradient
+from sam_lite.sam import SAM, m_sam_gradient, sam_gradient
 
 X, Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
 
@@ -310,6 +310,31 @@ def test_inputs_that_a_model_changes_stay_what_they_are():
     expected = loss_of(nn.Linear(5, 3), X - 1, Y)(params)
     torch.testing.assert_close(loss_of(once, x, Y)(params_of(once)), expected)  # and the loss is not called random
     assert torch.equal(x, X)
+
+
+def test_two_parameters_in_one_memory_are_refused_and_one_of_two_names_is_not():
+    """SAM would climb by e of each, together up to rho times the root of 2; an ensemble would part them."""
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.ReLU(), nn.Linear(5, 5, bias=False))
+    model[2].weight.data = model[0].weight.data
+    match = r"parameters must be apart in memory, got 'two of shape \(5, 5\) in one'; tie them as one parameter"
+    makers = [lambda: loss_of(model, X, Y), lambda: loss_between(model, model, X, Y, "keep")]
+    for make in (*makers, lambda: SAM(torch.optim.SGD(model.parameters(), 0.1), 0.5)):
+        with pytest.raises(ValueError, match=match):
+            make()
+    model[2].weight = model[0].weight
+    optimizer, seen = SAM(torch.optim.SGD(model.parameters(), 0.0), 0.5), []
+
+    def closure():
+        optimizer.zero_grad()
+        seen.append(model[0].weight.detach().clone())
+        F.cross_entropy(model(X), Y).backward()
+        return torch.tensor(0.0)
+
+    optimizer.step(closure)
+    assert (seen[1] - seen[0]).norm().item() == pytest.approx(0.5, rel=1e-5)
+    assert loss_of(model, X, Y)(params_of(model)) == F.cross_entropy(model(X), Y)
+    SAM(torch.optim.SGD([nn.Parameter(torch.ones(0)), nn.Parameter(torch.ones(0)), *nn.LSTM(2, 2).parameters()]), 0.1)
+    SAM(torch.optim.SGD(nn.Sequential(nn.LazyLinear(3), nn.Linear(2, 2, device="meta")).parameters()), 0.1)
 
 
 def test_some_of_the_parameters_are_enough_and_none_of_them_are_not():

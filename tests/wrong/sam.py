@@ -509,6 +509,13 @@ MUTANTS = [
         _USE + "a_step_of_the_base_at_perturbed_weights_is_refused",
     ),
     (
+        "two parameters in one memory are taken for two",
+        _PURE,
+        "if placed and first.setdefault",
+        "if False and first.setdefault",
+        _UNTOUCHED + "two_parameters_in_one_memory_are_refused_and_one_of_two_names_is_not",
+    ),
+    (
         "modes of the day",
         _PARAMS,
         "module.training = training",
