@@ -66,7 +66,7 @@ def descend(
         direction, after: the rival.
         schedule: schedule(t), for t from 0 to 1 in the course of the training, multiplies the learning rate.
 
-    ValueError: settings out of bounds, x and y that do not go with params.
+    ValueError: settings out of bounds, x and y that do not go with params, a gradient that leaves some parameters out.
     """
     lr, size = require.number("lr", lr, above=0), require.whole("batch_size", batch_size)
     n_models, steps = len(next(iter(params.values()))), require.whole("steps", steps)
@@ -78,13 +78,17 @@ def descend(
 
     def counted(params: Params, x: Tensor, y: Tensor) -> Params:
         nonlocal calls
-        calls += 1
-        return gradient(params, x, y)
+        calls, found = calls + 1, gradient(params, x, y)
+        if frozen := sorted(params.keys() - found.keys()):
+            raise require.error("gradient", "one by all parameters", f"none by {frozen}", "freeze no layer")
+        return found
 
     for step in range(1, steps + 1):
         index = torch.randint(x.shape[1], (n_models, size), generator=dice, device="cpu").to(x.device)
         down = direction(counted, fast, x[rows, index], y[rows, index], step)
-        fast = add(fast, down, -lr * (schedule((step - 1) / steps) if schedule else 1.0))
+        factor = schedule((step - 1) / steps) if schedule else 1.0
+        require.number("what schedule returns", factor, least=0)
+        fast = add(fast, down, -lr * factor)
         fast, slow = after(fast, slow, step)
     return Descent(slow, calls)
 
@@ -151,6 +155,7 @@ def layer_ascent(grads: Params, params: Params, rho: float | Tensor) -> Params:
 
 def decayed(weight_decay: float) -> Direction:
     """g + weight_decay w."""
+    require.number("weight_decay", weight_decay, least=0)
     return lambda gradient, params, x, y, step: add(gradient(params, x, y), params, weight_decay)
 
 

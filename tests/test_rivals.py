@@ -220,12 +220,27 @@ def test_a_field_has_data_of_its_own_for_each_network_and_a_rival_runs_in_it():
         (lambda: rivals.noise(float("nan")), "rho must be a finite number >= 0"),
         (lambda: rivals.ema(1.0), "decay must be a finite number >= 0 and < 1"),
         (lambda: rivals.swa(0, 0), "every must be an integer >= 1"),
+        (lambda: rivals.decayed(-0.1), "weight_decay must be a finite number >= 0, got -0.1"),
         (lambda: rivals.lookahead(5, 0.0), "alpha must be a finite number <= 1 and > 0|alpha must be"),
     ],
 )
 def test_settings_out_of_bounds_are_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_frozen_layers_and_negative_rates_are_named(setting):
+    gradient, start, x, y = setting
+    model = MAKE().double()
+    model[0].requires_grad_(False)
+    run = partial(rivals.descend, params=start, x=x, y=y, lr=0.1, batch_size=2, steps=1)
+    for rival in (rivals.plain, rivals.sam(0.1), rivals.noise(0.1), rivals.decayed(0.1)):
+        with pytest.raises(
+            ValueError, match=r"gradient must be one by all parameters, got .*'0.bias', '0.weight'.*freeze no"
+        ):
+            run(stacked.gradient(model), direction=rival)
+    with pytest.raises(ValueError, match="what schedule returns must be a finite number >= 0, got -0.5"):
+        run(gradient, schedule=lambda t: -0.5)
 
 
 def test_data_that_do_not_go_with_the_networks_are_named(setting):

@@ -66,4 +66,25 @@ MUTANTS = [
         "step == last",
         f"{_TEST}noise_is_drawn_anew_in_every_call_of_a_descent",
     ),
+    (
+        "frozen layers end in a KeyError",
+        _RIVALS,
+        "if frozen := sorted(params.keys() - found.keys()):",
+        "if False:",
+        f"{_TEST}frozen_layers_and_negative_rates_are_named",
+    ),
+    (
+        "a schedule turns a descent into an ascent",
+        _RIVALS,
+        'require.number("what schedule returns", factor, least=0)',
+        "pass",
+        f"{_TEST}frozen_layers_and_negative_rates_are_named",
+    ),
+    (
+        "a negative weight decay lets weights grow",
+        _RIVALS,
+        'require.number("weight_decay", weight_decay, least=0)',
+        "pass",
+        f"{_TEST}settings_out_of_bounds_are_named",
+    ),
 ]
