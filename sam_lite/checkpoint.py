@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_lite import require
@@ -61,8 +61,8 @@ def _layers(model: nn.Module) -> dict[str, str]:
     }
 
 
-def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generator], rows: list[dict]) -> None:
-    """Write the states of `parts` (model, optimizer) and generators, and the rows recorded so far.
+def save(path: Path, settings: dict, parts: dict, generators: list, rows: list[dict], sample: Tensor | None) -> None:
+    """Write the states of `parts` (model, optimizer) and generators, the rows recorded so far, and a sample of outputs.
 
     Raises ValueError for a state that could not be read again; the file that was there stays.
     """
@@ -71,7 +71,8 @@ def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generat
     short = f"{zlib.crc32(os.fsencode(path.name)):08x}"  # since the file's own name may be as long as names can be
     unfinished = path.with_name(f"{short}.{os.getpid()}.tmp")
     try:
-        torch.save({"settings": settings, "states": states, "random": random, "rows": _plain(rows)}, unfinished)
+        found = {"settings": settings, "states": states, "random": random, "rows": _plain(rows), "sample": sample}
+        torch.save(found, unfinished)
         torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)
         os.replace(unfinished, path)
     except pickle.UnpicklingError as error:
@@ -83,11 +84,18 @@ def save(path: Path, settings: dict, parts: dict, generators: list[torch.Generat
         unfinished.unlink(missing_ok=True)
 
 
-def resume(path: Path, settings: dict, parts: dict, generators: list, steps: int | None = None) -> list[dict]:
+def resume(
+    path: Path,
+    settings: dict,
+    parts: dict,
+    generators: list,
+    steps: int | None = None,
+    sample: Tensor | None = None,
+) -> list[dict]:
     """Put `parts` and generators in the states of the file; returns its rows.
 
     Raises ValueError, and changes nothing, for a file that cannot be read, and for one of a training with other
-    settings or beyond `steps`.
+    settings, with another `sample` of outputs at equal weights, or beyond `steps`.
     """
     saved = _read(path)
     old, states, random, rows = (saved[key] for key in ("settings", "states", "random", "rows"))
@@ -99,6 +107,12 @@ def resume(path: Path, settings: dict, parts: dict, generators: list, steps: int
                 f"checkpoint {path} was saved with other settings, {key} {before} instead of {now}; "
                 "use those, or name another file"
             )
+    there = saved.get("sample")  # which early files do not have
+    if not (there is None or sample is None or torch.allclose(there, sample, rtol=1e-3, atol=1e-4, equal_nan=True)):
+        raise ValueError(
+            f"checkpoint {path} was saved with a model that computes something else with the same weights, by tensors in "
+            "plain attributes or by hooks; use that, or name another file"
+        )
     if steps and rows[-1]["step"] > steps:
         raise ValueError(f"checkpoint {path} is at step {rows[-1]['step']}, beyond steps={steps}; name another file")
     for name, part in parts.items():

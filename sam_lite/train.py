@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from sam_lite import callbacks, pure, require
 from sam_lite.checkpoint import resume, save, settings_of
@@ -115,8 +116,9 @@ def train(
         callbacks.kept(lambda: Training(_records(rows, plan.batch_size, n), "error") if rows else None),
     ):
         try:
+            sample = aside(_sample, model, data.x_train) if path else None
             if path and path.exists():
-                *rows, now = resume(path, settings, parts, generators, plan.steps)
+                *rows, now = resume(path, settings, parts, generators, plan.steps, sample)
                 batch.step, batch.gradients = now["step"], now["gradients"]
                 tell(batch.step)
                 status = ended(now)
@@ -131,7 +133,7 @@ def train(
                 if recorded:
                     rows.append(now | aside(_recorded, record, batch.step, model))
                 if checked and path:
-                    save(path, settings, parts, generators, [*rows, now])
+                    save(path, settings, parts, generators, [*rows, now], sample)
                 if status := ended(now):
                     break
         except KeyboardInterrupt:
@@ -201,6 +203,23 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise require.error("model", "one that returns a tensor of outputs (n, n_out)", found, f"for {len(x)} points")
     return outputs
+
+
+def _sample(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Outputs at weights that are always the same: they tell what hooks and plain attributes do. None where they vary."""
+    dice, state = torch.Generator().manual_seed(0), {}
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        if t.is_floating_point():  # matrices of He's size, so that outputs neither vanish nor explode
+            drawn = torch.rand(t.shape, generator=dice, device="cpu")
+            state[name] = ((drawn - 0.5) * (24 * len(t) / t.numel()) ** 0.5 if t.ndim > 1 and t.numel() else drawn).to(
+                t
+            )
+    with pure.untouched(model), pure.mode(model, False), pure.eager(), torch.no_grad():
+        try:
+            first, second = (functional_call(model, state, (x[:2].clone(),)).float().cpu() for _ in range(2))
+        except Exception:  # such as of a model that takes no other tensors than its own
+            return None
+    return first if torch.equal(first, second) else None
 
 
 def _measures(model: nn.Module, data: Data, criterion: Callable) -> dict:

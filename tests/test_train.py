@@ -1138,6 +1138,55 @@ def test_a_compiled_model_has_the_details_of_what_was_compiled():
     assert told(torch.compile(net())) == told(net()) == expected
 
 
+class Projected(nn.Module):
+    """With a random matrix that is no buffer, and that no `state_dict` holds."""
+
+    def __init__(self, kind, seed):
+        super().__init__()
+        matrix = torch.randn(40, 40, generator=torch.Generator().manual_seed(seed))
+        self.layers, self.held, self.last = (
+            nn.Sequential(nn.Linear(40, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)),
+            {},
+            None,
+        )
+        if kind == "hook":
+            self.layers.register_forward_pre_hook(lambda layer, args: (args[0] @ matrix,))
+        elif kind == "attribute":
+            self.matrix = matrix
+        else:
+            self.held = {"matrix": matrix}
+
+    def forward(self, x):
+        self.last = self.layers(x @ getattr(self, "matrix", self.held.get("matrix", torch.eye(40))))  # for later
+        return self.last
+
+
+@pytest.mark.parametrize("kind", ["hook", "attribute", "dict"])
+def test_a_model_that_computes_something_else_with_the_same_weights_does_not_go_on(data, tmp_path, kind):
+    def run(seed, path, steps):
+        torch.manual_seed(steps)  # other weights at the start, which the file replaces
+        model = Projected(kind, seed)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        train(model, data, optimizer, batch_size=24, steps=steps, check_every=4, checkpoint=path)
+        return model
+
+    run(0, tmp_path / "run.pt", 4)
+    before = (tmp_path / "run.pt").read_bytes()
+    with pytest.raises(
+        ValueError, match="something else with the same weights, by tensors in plain attributes or by ho"
+    ):
+        run(1, tmp_path / "run.pt", 12)
+    assert (tmp_path / "run.pt").read_bytes() == before
+    torch.manual_seed(4)
+    whole = Projected(kind, 0)
+    train(whole, data, torch.optim.SGD(whole.parameters(), lr=0.1), batch_size=24, steps=12, check_every=4)
+    resumed = run(0, tmp_path / "run.pt", 12)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    torch.save({key: value for key, value in saved.items() if key != "sample"}, tmp_path / "early.pt")
+    run(1, tmp_path / "early.pt", 16)  # an early file goes on
+
+
 def test_a_file_from_before_details_were_kept_goes_on(data, tmp_path):
     path = tmp_path / "run.pt"
     resumed(path, data)

@@ -52,9 +52,23 @@ MUTANTS = [
     (
         "the end of a shorter training stays among the rows of a longer",
         _TRAIN,
-        "save(path, settings, parts, generators, [*rows, now])",
-        "save(path, settings, parts, generators, rows + [now] * (2 if batch.step == steps and not recorded else 1))",
+        "generators, [*rows, now], sample)",
+        "generators, rows + [now] * (2 if batch.step == steps and not recorded else 1), sample)",
         "tests/test_train.py::test_more_steps_go_on_from_a_finished_run",
+    ),
+    (
+        "a training goes on with other tensors in lists and hooks",
+        _CHECKPOINT,
+        "if not (there is None or sample is None or",
+        "if not (True or",
+        "tests/test_train.py::test_a_model_that_computes_something_else_with_the_same_weights_does_not_go_on",
+    ),
+    (
+        "a sample of outputs is of the weights of the day",
+        _TRAIN,
+        "functional_call(model, state, (x[:2].clone(),))",
+        "functional_call(model, {}, (x[:2].clone(),))",
+        "tests/test_train.py::test_a_model_that_computes_something_else_with_the_same_weights_does_not_go_on",
     ),
     (
         "stops above the loss",
