@@ -76,7 +76,8 @@ def train_ensemble(
         stop_loss: at a check, or where a row is recorded, a model whose loss on all training data is not above this stops
             learning (status "stop_loss").
         rho: radius of SAM's climb, one number or one for each model; 0: no SAM.
-        dropout: share of the hidden units of ReLU chains that is left out; SAM climbs and descends with the same masks.
+        dropout: share of the hidden units of ReLU chains that is left out, rounded to 1/256; SAM climbs and descends with
+            the same masks.
         ascent: ascent(gradients, params, rho), the climb.
         optimizer: "sgd" or "adam".
         schedule: schedule(step), step = 0, 1, ..., multiplies the learning rate of that step.

@@ -32,7 +32,8 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
 
     Args:
         loss: the loss as a function of the weights, such as `loss_of(model, x, y)`. It may be random, with dropout in
-            it: both gradients see the same random numbers, as in the authors' code.
+            it: both gradients see the same random numbers, as in the authors' code, if they are of torch's global
+            generators.
         params: weights w, name -> (*shape).
         rho: radius of the climb, in the norm of `ascent`; 0 gives the plain gradient.
         ascent: the climb, such as `p_ascent(1)`.
@@ -111,8 +112,10 @@ class SAM(Optimizer):
     `optimizer.step(closure)` is `closure()`, then `with optimizer.perturbed(): closure()`, then the base optimizer's
     step. closure() calls zero_grad, forward and backward, and returns the loss. Both passes draw the same random numbers,
     so dropout leaves out the same units in both, as in the authors' code (google-research/sam passes one key to both;
-    other PyTorch code draws anew); where one pass alone has dropout, every step leaves out others. Numbers of NumPy and
-    of `random` differ: draw them before the step. Batch statistics are those of the first pass, whose data they follow.
+    other PyTorch code draws anew); where one pass alone has dropout, every step leaves out others. Numbers of NumPy, of
+    `random` and of a torch.Generator of one's own differ: draw them before the step. Batch statistics are those of the
+    first pass, whose data they follow, as are all buffers of modules that are called or are parts of one; a counter in a
+    plain attribute, or in a module of which only a method or a part is called, moves in both passes.
     The passes can be written out for other needs:
     - Dropout: `states = random_states(model.parameters())` (from `sam_lite.pure`) first, then `perturbed(states)`.
     - GradScaler: scale the loss in both passes, then `scaler.step(optimizer.base_optimizer)`. To clip, first

@@ -87,6 +87,7 @@ def train(
     >>> run.status, run.records["gradients"].tolist()
     ('steps', [20, 40, 60])
     """
+    data = Data(*(part.detach() for part in data))  # which collects no gradients
     n = len(data.x_train)
     plan = plan_of(n, batch_size, steps, check_every, record_every, stop_loss)
     _check(model, data, optimizer, criterion)

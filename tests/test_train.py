@@ -335,6 +335,17 @@ def test_a_row_can_end_it_too_as_in_an_ensemble(data):
     assert (many.records["step"].tolist(), many.table["status"].tolist()) == ([4], ["stop_loss"])
 
 
+def test_inputs_that_want_a_gradient_get_none_and_four_tensors_are_data(data):
+    found = []
+    wanting = data._replace(x_train=data.x_train.clone().requires_grad_())
+    for given in (data, wanting, tuple(data)):
+        model = build(lambda: mlp(40, [8], 10), 0)
+        train(model, given, torch.optim.SGD(model.parameters(), lr=0.1), batch_size=24, steps=5)
+        found.append(params_of(model))
+    assert wanting.x_train.grad is None and wanting.x_train.requires_grad
+    torch.testing.assert_close(found[1:], [found[0]] * 2, rtol=0, atol=0)
+
+
 def test_evaluate_in_chunks_is_evaluate(data):
     model = noisy_net()
     x, y = data.x_test, data.y_test

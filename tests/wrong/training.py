@@ -71,6 +71,13 @@ MUTANTS = [
         "tests/test_train.py::test_a_model_that_computes_something_else_with_the_same_weights_does_not_go_on",
     ),
     (
+        "inputs that want a gradient collect the gradients of all steps",
+        _TRAIN,
+        "Data(*(part.detach() for part in data))",
+        "Data(*data)",
+        "tests/test_train.py::test_inputs_that_want_a_gradient_get_none_and_four_tensors_are_data",
+    ),
+    (
         "stops above the loss",
         _PLAN,
         "loss <= self.stop_loss",
