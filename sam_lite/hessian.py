@@ -10,7 +10,7 @@ H is the Hessian of the loss as given: with its data, the mode of its layers, an
 it. If the data do not fit into memory, give a list of losses, one for each chunk, or pairs (loss, size) if the chunks
 differ (`params.shares`). Their mean is meant, and one graph at a time is in memory. Differences of gradients are no
 substitute: they step across the kinks of a ReLU. Where the loss is not finite, all is NaN. Raises ValueError for a loss
-that is random or has no derivative, and for half precision.
+that is random or has no derivative, and for half precision, also by `torch.autocast`.
 """
 
 from collections.abc import Callable, Iterator

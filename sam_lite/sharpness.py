@@ -5,7 +5,7 @@ result holds the loss at its centre. The loss decides about data, mode of the la
 one for each chunk, or pairs (loss, size) if the chunks differ (`params.shares`), means their mean, with one graph at a
 time in memory. Nothing is changed. Noise comes from a seed or is passed in. All but `box_sharpness_lbfgs` map:
 `vmap(lambda p: box_sharpness(loss, p, 1e-3).value, chunk_size=64)(ensemble)`.
-ValueError for a radius < 0 or NaN, counts < 1, wrong shapes, a random loss, and half precision.
+ValueError for a radius < 0 or NaN, counts < 1, wrong shapes, a random loss, and half precision, also by `torch.autocast`.
 """
 
 from collections.abc import Callable
@@ -192,7 +192,7 @@ def box_flatness(outputs: Callable[[Params], Tensor], params: Params, tolerance:
     of their logarithms. A weight without influence has width inf and no part in B.
     """
     tolerance = require.number("tolerance", tolerance, least=0)
-    pure.check_precision(params)
+    pure.check_measured(params)
     pure.repeated(outputs, params)
     flat = pure.differentiable(lambda x: outputs(from_vector(x, params)).flatten())
     jacobian = jacrev(flat)(to_vector(params))  # (K, n_params)

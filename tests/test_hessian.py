@@ -445,6 +445,23 @@ def test_other_types_of_numbers_are_refused(call, dtype):
         call(lambda p: (to_vector(p) ** 2).sum().real, params)
 
 
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_inside_autocast_float32_is_refused_and_float64_is_as_outside(call):
+    params, loss = tanh_net(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(
+            ValueError, match=r"autocast must be off while float32 weights.*autocast\('cpu', enabled=False"
+        ):
+            call(loss, params)
+        with torch.autocast("cpu", enabled=False):
+            call(loss, params)
+    params, loss = tanh_net()
+    with torch.autocast("cpu", torch.bfloat16):
+        call(loss, params)
+        inside = dense(loss, params)
+    assert torch.equal(inside, dense(loss, params))
+
+
 @pytest.mark.parametrize("value", [lambda p: p["w"], lambda p: 1.0, lambda p: None, lambda p: p["w"].sum()[None]])
 def test_a_loss_is_one_number(value):
     with pytest.raises(ValueError, match=r"loss\(params\) must be a tensor of one number, got"):

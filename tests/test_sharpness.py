@@ -326,6 +326,17 @@ def test_a_random_loss_and_half_precision_are_refused(measure):
         measure(lambda p: p["w"], point([0.1] * 5), 0.1)
 
 
+@pytest.mark.parametrize("measure", [*ALL, box_flatness])
+def test_inside_autocast_rises_of_float32_are_refused(measure):
+    """A step of 0.001 is lost in the rounding of bfloat16."""
+    given = {"w": torch.ones(2, 3)}
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match="torch.autocast must be off while float32"),
+    ):
+        measure(lambda p: (p["w"] @ p["w"].T).sum(), given, 1e-3)
+
+
 def test_chunks_of_unlike_size_count_by_it():
     params, loss, model, x, y = relu_net()
     chunks = [(loss_of(model, x[:15], y[:15]), 15), (loss_of(model, x[15:], y[15:]), 5)]

@@ -320,4 +320,11 @@ MUTANTS = [
         "_check_shape(name, params[name], p.shape)",
         "tests/test_params.py::test_parameters_that_do_not_fit_are_not_loaded_in_part",
     ),
+    (
+        "measures inside autocast",
+        _PURE,
+        "check_measured(params)\n    if not getattr",
+        "check_precision(params)\n    if not getattr",
+        "tests/test_hessian.py::test_inside_autocast_float32_is_refused_and_float64_is_as_outside",
+    ),
 ]
