@@ -102,7 +102,7 @@ def sign_errors(
             ours = differs & (settings[axis] == a)[:, :, None] & (settings[axis] == b)[:, None]
             weight = np.where(ours, np.maximum(surely - 0.5, 0), 0)
             total, squares = weight.sum((1, 2)), (weight**2).sum((1, 2))
-            kept = total**2 >= enough * np.maximum(squares, 1e-300)
+            kept = (total > 0) & (total**2 >= enough * squares)
             errors = (weight * (1 - score) / 2).sum((1, 2))[kept] / total[kept]
             change = {"axis": axis, "from": levels[a], "to": levels[b]}
             rows += [change | {"slice": i, "error": e} for i, e in zip(numbers[kept], errors, strict=True)]

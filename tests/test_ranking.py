@@ -359,3 +359,15 @@ def test_columns_that_are_not_there_are_named_by_every_function():
     with pytest.raises(ValueError, match=r"by must be names in a row, such as .*, got \[\]"):
         ranking.bootstrap(grid(), len, by=[])
     assert math.isnan(ranking.psi(grid(), "m", []))
+
+
+def test_an_environment_without_weight_has_no_error_however_few_pairs_are_enough():
+    table = grid(seeds=2)
+    table["gap"] += np.where(
+        table["lr"] == 2, 0.5, 0.0
+    )  # a change that 300 points resolve, beside others that they do not
+    found = ranking.sign_errors(table, "m", AXES, n_test=300, enough=0)
+    keys = zip(found["axis"], found["from"], found["to"], found["slice"], strict=True)
+    by_hand = errors_by_hand(table, "m", 300, 1e-9)
+    assert 5 < len(by_hand) < 81
+    assert dict(zip(keys, found["error"], strict=True)) == pytest.approx(by_hand)

@@ -383,4 +383,11 @@ MUTANTS = [
         "kinds == {int, float}",
         "tests/test_sweep.py::test_large_integers_beside_others_come_back_as_they_were",
     ),
+    (
+        "errors of no pair",
+        _RANKING,
+        "kept = (total > 0) & (",
+        "kept = (total >= 0) & (",
+        _R + "an_environment_without_weight_has_no_error_however_few_pairs_are_enough",
+    ),
 ]
