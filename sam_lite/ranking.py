@@ -164,8 +164,13 @@ def _usable(table: pd.DataFrame, measure: str, gap: str, axes: Axes = ()) -> pd.
 def _levels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list]:
     """Each row's place in the list of the column's values, and that list: sorted, None and NaN being one, the last."""
     try:
-        codes, values = pd.factorize(table[column], use_na_sentinel=False)
-        keys = [(pd.api.types.is_scalar(v) and pd.isna(v), str(type(v)), v) for v in values.tolist()]
+        settings = table[column]
+        if settings.dtype == object:  # where True is 1
+            told = [(bool, v) if isinstance(v, bool | np.bool_) else v for v in settings]
+            settings = pd.Series(told, dtype=object)
+        codes, values = pd.factorize(settings, use_na_sentinel=False)
+        plain = [v[1] if isinstance(v, tuple) and v[:1] == (bool,) else v for v in values.tolist()]
+        keys = [(pd.api.types.is_scalar(v) and pd.isna(v), str(type(v)), v) for v in plain]
         order = sorted(range(len(keys)), key=lambda i: keys[i])
     except TypeError as error:
         raise ValueError(f"axis {column!r} must hold values that have an order, such as numbers: {error}") from error

@@ -371,3 +371,14 @@ def test_an_environment_without_weight_has_no_error_however_few_pairs_are_enough
     by_hand = errors_by_hand(table, "m", 300, 1e-9)
     assert 5 < len(by_hand) < 81
     assert dict(zip(keys, found["error"], strict=True)) == pytest.approx(by_hand)
+
+
+def test_true_and_one_are_two_settings():
+    table = grid()
+    names = pd.Series({0: True, 1: 1, 2: False}, dtype=object)
+    mixed = table.assign(lr=pd.Series([names[v] for v in table["lr"]], dtype=object))
+    assert ranking.granulated(mixed, "m", "lr", AXES) == pytest.approx(psi_by_hand(table, "m", "lr"), abs=1e-12)
+    assert ranking.psi(mixed, "m", AXES) == pytest.approx(ranking.psi(table, "m", AXES), abs=1e-12)
+    changes = ranking.sign_errors(mixed, "m", ["lr"], n_test=10_000, enough=0)
+    assert [*map(str, changes["from"])] == ["False", "False", "True"]
+    assert [*map(str, changes["to"])] == ["True", "1", "1"]

@@ -390,4 +390,11 @@ MUTANTS = [
         "kept = (total >= 0) & (",
         _R + "an_environment_without_weight_has_no_error_however_few_pairs_are_enough",
     ),
+    (
+        "True is 1",
+        _RANKING,
+        "(bool, v) if isinstance(v, bool | np.bool_) else v",
+        "v",
+        _R + "true_and_one_are_two_settings",
+    ),
 ]
