@@ -70,13 +70,13 @@ def cmi(
     both = {}
     for axis in axes:
         codes, _ = _levels(usable, axis)
-        both[axis] = codes[first] * (codes.max() + 1) + codes[second]
+        both[axis] = _fewer(codes[first] * (codes.max() + 1) + codes[second], 10**6)
     least = np.inf
     for s in itertools.chain.from_iterable(itertools.combinations(axes, k) for k in range(3)):
         cell = np.zeros(len(first), int)
         for axis in s:
             cell = cell * (both[axis].max() + 1) + both[axis]
-        least = min(least, _information(cell, *signs))
+        least = min(least, _information(_fewer(cell, 10**6), *signs))
     return least
 
 
@@ -102,7 +102,7 @@ def sign_errors(
             ours = differs & (settings[axis] == a)[:, :, None] & (settings[axis] == b)[:, None]
             weight = np.where(ours, np.maximum(surely - 0.5, 0), 0)
             total, squares = weight.sum((1, 2)), (weight**2).sum((1, 2))
-            kept = (total > 0) & (total**2 >= enough * squares)
+            kept = (total > 0) & (total**2 >= enough * np.maximum(squares, 1e-300))
             errors = (weight * (1 - score) / 2).sum((1, 2))[kept] / total[kept]
             change = {"axis": axis, "from": levels[a], "to": levels[b]}
             rows += [change | {"slice": i, "error": e} for i, e in zip(numbers[kept], errors, strict=True)]
@@ -177,11 +177,17 @@ def _levels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list]:
     return np.argsort(order)[codes], [keys[i][-1] for i in order]
 
 
+def _fewer(codes: np.ndarray, most: int) -> np.ndarray:
+    """The codes, or their ranks if there is no place for a code of `most`, as where an axis has another value in each row."""
+    return codes if codes.max(initial=0) < most else np.unique(codes, return_inverse=True)[1]
+
+
 def _slices(table: pd.DataFrame, measure: str, axis: str, axes: Axes, gap: str):
     """Slices of networks that differ in `axis` and seed alone: number, columns (n_slices, k), which pairs differ, score."""
     key = np.zeros(len(table), int)
     for other in (a for a in axes if a != axis):
         codes, values = _levels(table, other)
+        key = _fewer(key, 2**62 // max(len(values), 1))
         key = key * len(values) + codes
     numbers, group, sizes = np.unique(key, return_inverse=True, return_counts=True)
     order = np.argsort(group, kind="stable")

@@ -382,3 +382,52 @@ def test_true_and_one_are_two_settings():
     changes = ranking.sign_errors(mixed, "m", ["lr"], n_test=10_000, enough=0)
     assert [*map(str, changes["from"])] == ["False", "False", "True"]
     assert [*map(str, changes["to"])] == ["True", "1", "1"]
+
+
+def test_axes_may_have_another_value_in_each_row():
+    """As in a random search. No two pairs agree in such an axis, so nothing is left to tell; one of few values tells."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"lr": rng.uniform(size=300), "decay": rng.uniform(size=300), "depth": rng.integers(0, 2, 300)}
+    )
+    table = table.assign(gap=rng.standard_normal(300)).eval("m = gap + depth")
+    assert ranking.cmi(table, "m", ["lr", "decay"]) == 0
+    assert math.isnan(ranking.psi(table, "m", ["lr", "decay"]))
+
+
+def test_cmi_of_two_axes_of_many_values_each():
+    """Far more cells than pairs of networks; the sum over them by pandas."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.integers(0, 35, 500), "b": rng.integers(0, 35, 500)})
+    table["gap"] = table["a"] + 5 * rng.standard_normal(500)
+    table["m"] = table["gap"] + table["b"]
+    pairs = table.merge(table, how="cross", suffixes=("1", "2"))[~np.eye(500, dtype=bool).flatten()]
+    pairs = pairs.assign(v=np.sign(pairs["m1"] - pairs["m2"]), g=np.sign(pairs["gap1"] - pairs["gap2"]))
+
+    def entropy(*names):
+        p = pairs.groupby(list(names)).size() / len(pairs)
+        return -(p * np.log(p)).sum()
+
+    def told(*cell):
+        given = entropy(*cell, "g") - (entropy(*cell) if cell else 0.0)
+        return (given - entropy(*cell, "v", "g") + entropy(*cell, "v")) / given
+
+    by_hand = min(told(), told("a1", "a2"), told("b1", "b2"), told("a1", "a2", "b1", "b2"))
+    assert ranking.cmi(table, "m", ["a", "b"]) == pytest.approx(by_hand, abs=1e-10) and by_hand > 0.001
+
+
+def test_many_axes_are_all_counted():
+    """More settings than integers: 2 to the power of 70."""
+    table = pd.DataFrame(np.zeros((8, 70), int)).add_prefix("a")
+    table["a0"], table["a69"] = [0, 0, 0, 0, 1, 1, 1, 1], [0, 1] * 4
+    table["a1"] = table["a2"] = [0, 0, 1, 1] * 2
+    table.loc[len(table)] = [1 - v for v in table.loc[0]]  # so that every axis has two values
+    table = table.assign(gap=[0, 1, 0, 2, 5, 3, 9, 7, 4], m=range(9))
+    axes = [f"a{i}" for i in range(70)]
+    by_hand = [
+        tau_by_hand(part["m"].tolist(), part["gap"].tolist())
+        for _, part in table.groupby(axes[:-1])
+        if part["a69"].nunique() > 1
+    ]
+    assert len(by_hand) == 4
+    assert ranking.granulated(table, "m", "a69", axes) == pytest.approx(np.mean(by_hand))

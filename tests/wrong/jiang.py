@@ -397,4 +397,18 @@ MUTANTS = [
         "v",
         _R + "true_and_one_are_two_settings",
     ),
+    (
+        "a cell for each pair of networks",
+        _RANKING,
+        "else np.unique(codes, return_inverse=True)[1]",
+        "else np.arange(len(codes))",
+        _R + "cmi_of_two_axes_of_many_values_each",
+    ),
+    (
+        "settings beyond the integers",
+        _RANKING,
+        "_fewer(key, 2**62 // max(len(values), 1))",
+        "key",
+        _R + "many_axes_are_all_counted",
+    ),
 ]
