@@ -135,19 +135,25 @@ def jackknife(table: pd.DataFrame, statistic: Statistic, *, by: str = "seed") ->
 
 
 def _names(table: pd.DataFrame, axes: Iterable[str], name: str = "axes") -> list[str]:
-    """The axes as a list, from any iterable; ValueError for one name alone, and for columns that are not there."""
+    """The axes as a list, from any iterable; ValueError for one name alone, and for columns that are not there, or twice."""
+    if not isinstance(table, pd.DataFrame):
+        raise require.error("table", "a DataFrame with a row for each network", type(table), "use pd.DataFrame(table)")
     names = None if isinstance(axes, str) or not isinstance(axes, Iterable) else list(axes)
     if names is None or (name == "by" and not names):
         raise require.error(name, "names in a row, such as ['lr', 'width']", axes)
     for column in names:
         if column not in table:
             raise ValueError(f"table must have a column {column!r}, got {', '.join(map(str, table))}")
+        if table[column].ndim > 1:
+            raise require.error("table", f"one with one column {column!r}", table[column].shape[1])
+    if name != "columns" and len(set(names)) < len(names):
+        raise require.error(name, "names that each stand once, since each counts as one", names)
     return names
 
 
 def _usable(table: pd.DataFrame, measure: str, gap: str, axes: Axes = ()) -> pd.DataFrame:
     """The rows that have measure and gap; ValueError for columns that are not there or hold no numbers."""
-    _names(table, [gap, measure, *axes])
+    _names(table, [gap, measure, *axes], "columns")
     try:
         numbers = {name: pd.to_numeric(table[name]).astype(float) for name in (measure, gap)}
     except (ValueError, TypeError) as error:

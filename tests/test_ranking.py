@@ -431,3 +431,37 @@ def test_many_axes_are_all_counted():
     ]
     assert len(by_hand) == 4
     assert ranking.granulated(table, "m", "a69", axes) == pytest.approx(np.mean(by_hand))
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        ranking.tau,
+        lambda table, m: ranking.granulated(table, m, "lr", AXES),
+        lambda table, m: ranking.psi(table, m, AXES),
+        lambda table, m: ranking.cmi(table, m, AXES),
+        lambda table, m: ranking.sign_errors(table, m, AXES, n_test=100),
+        lambda table, m: ranking.bootstrap(table, lambda part: ranking.psi(part, m, AXES), by=AXES, draws=2),
+        lambda table, m: ranking.jackknife(table, lambda part: ranking.tau(part, m)),
+    ],
+)
+def test_a_table_is_a_frame_whose_index_means_nothing(statistic):
+    table = grid()
+    for other in ({}, table.to_dict("list"), table.to_dict("records"), table.to_numpy(), table["m"]):
+        with pytest.raises(
+            ValueError, match="table must be a DataFrame with a row for each network, got .*pd.DataFrame"
+        ):
+            statistic(other, "m")
+    found = statistic(table, "m")
+    for index in (range(54, 0, -1), [0] * 54, table["m"], pd.MultiIndex.from_frame(table[AXES])):
+        again = statistic(table.set_axis(index), "m")
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(again))
+
+
+def test_a_name_that_stands_twice_is_refused():
+    table = grid()
+    with pytest.raises(ValueError, match=r"axes must be names that each stand once.*, got \['lr', 'width', 'lr'\]"):
+        ranking.psi(table, "m", ["lr", "width", "lr"])
+    with pytest.raises(ValueError, match="table must be one with one column 'm', got 2"):
+        ranking.tau(pd.concat([table, table[["m"]]], axis=1), "m")
+    assert not math.isnan(ranking.psi(table, "lr", AXES))  # an axis may be a measure

@@ -411,4 +411,11 @@ MUTANTS = [
         "key",
         _R + "many_axes_are_all_counted",
     ),
+    (
+        "an axis counts twice",
+        _RANKING,
+        'name != "columns" and',
+        "False and",
+        _R + "a_name_that_stands_twice_is_refused",
+    ),
 ]
