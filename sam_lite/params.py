@@ -239,6 +239,12 @@ def unit(x: Tensor) -> Tensor:
     return u / nonzero(torch.linalg.vector_norm(u, dim=-1, keepdim=True))
 
 
+def divisor(size: Tensor) -> Tensor:
+    """A first divisor for what has this size: 1, unless squares of it leave the range; then what brings it back there."""
+    tiny = torch.finfo(size.dtype).tiny
+    return size / size.clamp(tiny**0.4, tiny**-0.4)
+
+
 def in_range(norm: Tensor) -> Tensor:
     """A first divisor for a vector whose norm came out as 0 or inf because the squares of its entries left the range.
 

@@ -12,7 +12,7 @@ from torch.func import grad, vjp
 
 from sam_lite import require
 from sam_lite.ascents import Radius, ascent
-from sam_lite.params import Params, add, dot
+from sam_lite.params import Params, add, divisor, dot, norm
 
 PATHS = ("both", "jacobian", "logits")
 Outputs = Callable[[Params], Tensor]
@@ -63,4 +63,6 @@ def logit_share(outputs: Outputs, criterion: Criterion, params: Params) -> Tenso
     g = grad(lambda p: criterion(outputs(p)))(params)
     through_logits, rest = curvature_paths(outputs, criterion, params, ascent(g, params, 1.0))
     whole = add(through_logits, rest)
+    size = divisor(norm(whole))  # whose squares stay in range
+    through_logits, whole = ({name: x / size for name, x in part.items()} for part in (through_logits, whole))
     return dot(through_logits, whole) / dot(whole, whole)

@@ -18,7 +18,7 @@ from torch.func import jacrev
 from sam_lite import climb, pure, require, sam
 from sam_lite.ascents import checked
 from sam_lite.noise import noise, nonzero
-from sam_lite.params import Losses, Params, from_vector, shares, to_vector, unit
+from sam_lite.params import Losses, Params, divisor, from_vector, shares, to_vector, unit
 
 STATUS = climb.STATUS
 
@@ -196,9 +196,11 @@ def box_flatness(outputs: Callable[[Params], Tensor], params: Params, tolerance:
     pure.repeated(outputs, params)
     flat = pure.differentiable(lambda x: outputs(from_vector(x, params)).flatten())
     jacobian = jacrev(flat)(to_vector(params))  # (K, n_params)
+    scale = divisor(jacobian.abs().amax(0))  # of each weight, so that the squares below stay in range
+    jacobian = torch.where(scale == 0, 0, jacobian / scale)
     influence = torch.linalg.vector_norm(jacobian, dim=0)
     shares = torch.where(influence == 0, 0, jacobian.abs() / influence).sum(1)
-    widths = tolerance**0.5 / (influence * torch.linalg.vector_norm(shares))
+    widths = tolerance**0.5 / (influence * torch.linalg.vector_norm(shares)) / scale
     return -torch.where(influence == 0, 0, widths.log()).sum(), from_vector(widths, params)
 
 

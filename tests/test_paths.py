@@ -118,3 +118,13 @@ def test_another_path_and_a_negative_radius_are_refused(setting):
         path_gradient(outputs, criterion, params, 0.1, "logit")
     with pytest.raises(ValueError, match="rho must be a finite number >= 0, got -1"):
         path_gradient(outputs, criterion, params, -1)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-15, 1e15, 1e25])
+def test_no_unit_of_the_loss_matters_to_the_share(setting, scale):
+    outputs, criterion, params, _ = setting
+    right = logit_share(outputs, criterion, params)
+    single = {name: p.float() for name, p in params.items()}
+    rounded = lambda p: outputs({name: v.double() for name, v in p.items()}).float()  # noqa: E731
+    found = logit_share(rounded, lambda z: criterion(z) * scale, single)
+    assert found.item() == pytest.approx(right.item(), rel=1e-4)

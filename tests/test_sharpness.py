@@ -540,6 +540,19 @@ def test_flatness_of_a_network_and_of_a_rescaled_one():
     close(scaled - length, -4 * math.log(a))
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e-25, 1e-12, 1e12, 1e25])
+def test_no_unit_of_the_outputs_matters_to_their_flatness(scale):
+    """In float32, where the squares leave the range, against the formula in float64; one weight keeps its influence."""
+    j, params = random(3, 7), point(random(7, seed=1))
+    sizes = torch.tensor([*[scale] * 4, 1.0, 1.0, 0.0], dtype=torch.float64)
+    length, widths = box_flatness(lambda p: (j * sizes).float() @ p["w"], {"w": params["w"].float()}, 1e-3)
+    known = (j * sizes)[:, :6]
+    assert length.item() == pytest.approx(flatness_by_the_formula(known, 1e-3).item(), rel=1e-4)
+    equal, _ = box_flatness(lambda p: (scale * j).float() @ p["w"], {"w": params["w"].float()}, 1e-3)
+    assert equal.item() == pytest.approx(flatness_by_the_formula(scale * j, 1e-3).item(), rel=1e-4)
+    assert widths["w"][6] == math.inf
+
+
 def test_weights_without_influence_have_no_part_in_the_length():
     j = random(3, 4)
     outputs = lambda p: j @ p["w"][:4]  # noqa: E731

@@ -46,4 +46,11 @@ MUTANTS = [
         "tried",
         f"{_OF_LANGUAGE}what_is_chosen_is_the_best_at_the_end",
     ),
+    (
+        "squares of small curvature",
+        _PATHS,
+        "size = divisor(norm(whole))",
+        "size = divisor(norm(whole)).sign()",
+        _OF_PATHS + "no_unit_of_the_loss_matters_to_the_share",
+    ),
 ]

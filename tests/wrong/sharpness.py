@@ -276,4 +276,11 @@ MUTANTS = [
         "to_vector(direction)",
         "tests/test_sharpness.py::test_an_ascent_may_return_its_steps_in_any_order",
     ),
+    (
+        "squares of outputs out of range",
+        _SHARPNESS,
+        "scale = divisor(jacobian.abs().amax(0))",
+        "scale = divisor(jacobian.abs().amax(0)).sign()",
+        "tests/test_sharpness.py::test_no_unit_of_the_outputs_matters_to_their_flatness",
+    ),
 ]
