@@ -58,12 +58,14 @@ def box_sharpness(
     length matters; None is A = I, the full space. starts: points in half widths, [-1, 1], (n_starts, p), or how many of
     `seed`; not 0 at an exact minimum, where nothing climbs. The paper climbs by L-BFGS-B, as `box_sharpness_lbfgs`.
     At the minimum of a quadratic with diagonal H it is 100 radius^2 tr(H) / 2 / (1 + f): like a trace, no eigenvalue.
+    NaN for a loss of -1 or less, which a likelihood of densities may have: use `worst_sharpness`, which is no percentage.
     """
     radius = require.number("radius", radius, least=0)
     spread, size = _box(to_vector(params), radius, directions)
     points = noise("starts", starts, params, seed, size=size, law=lambda rng, size: rng.uniform(-1, 1, size))
     found = _rise(loss, params, radius, spread, points.clamp(-1, 1), steps, method)
-    return found._replace(value=100 * found.value / (1 + found.loss))
+    whole = 1 + found.loss
+    return found._replace(value=100 * found.value / whole.where(whole > 0, torch.nan))
 
 
 def box_sharpness_lbfgs(

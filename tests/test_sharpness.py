@@ -733,3 +733,15 @@ def test_a_climb_of_ones_own_plugs_in():
     c = random(5)
     found = box_sharpness(lambda p: c @ p["w"], point([0.0] * 5), 0.1, method=corner)
     close(found.value, 100 * 0.1 * c.abs().sum())
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_there_is_no_percentage_of_a_loss_below_minus_one(box):
+    loss, x = lambda p: (p["w"] ** 2).sum(), point([0.3, -0.2])
+    for shift in (-1.2, -7.0):
+        assert box(lambda p, s=shift: loss(p) + s, x, 1e-3).value.isnan()
+    above = box(lambda p: loss(p) - 1.1, x, 1e-3)
+    corner = loss(point([0.3 + 1.3e-3, -0.2 - 1.2e-3]))
+    close(above.value, 100 * (corner - loss(x)) / (loss(x) - 0.1))
+    both = vmap(lambda s: box_sharpness(lambda p: loss(p) + s, x, 1e-3).value)(torch.tensor([-7.0, 0.0]))
+    assert both[0].isnan() and both[1] > 0

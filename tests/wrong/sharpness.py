@@ -283,4 +283,11 @@ MUTANTS = [
         "scale = divisor(jacobian.abs().amax(0)).sign()",
         "tests/test_sharpness.py::test_no_unit_of_the_outputs_matters_to_their_flatness",
     ),
+    (
+        "percent of a negative whole",
+        _SHARPNESS,
+        "whole.where(whole > 0, torch.nan)",
+        "whole",
+        "tests/test_sharpness.py::test_there_is_no_percentage_of_a_loss_below_minus_one",
+    ),
 ]
