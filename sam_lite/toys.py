@@ -107,13 +107,23 @@ def limiting_sharpness(hessian: Tensor, *, tolerance: float = 1e-8) -> dict[str,
 
     "max", worst direction: lam_1 / 2. "ascent", along the gradient: the smallest non-zero eigenvalue / 2, not the
     smallest (inf if all are 0). "average": trace / (2 d). What is below tolerance * lam_1, or known from rounding
-    alone, counts as zero.
+    alone, counts as zero. ValueError for a matrix that is not symmetric, but for rounding.
     """
+    _check_symmetric(hessian)
     tolerance = require.number("tolerance", tolerance, least=0)
     tolerance = max(tolerance, len(hessian) * torch.finfo(hessian.dtype).eps)  # below that there is only rounding
     values = torch.linalg.eigvalsh(hessian)  # (d,) ascending
     smallest = values.where(values > tolerance * values[-1], math.inf).amin()
     return {"max": values[-1] / 2, "ascent": smallest / 2, "average": values.mean() / 2}
+
+
+def _check_symmetric(hessian: Tensor) -> None:
+    try:
+        lopsided = bool((hessian - hessian.mT).abs().amax() > 1e-3 * hessian.abs().amax())
+    except RuntimeError:  # one of many under vmap
+        return
+    if lopsided:
+        raise require.error("hessian", "a symmetric matrix", hessian, "use (h + h.T) / 2")
 
 
 def _check(lr: float, rho: float, lam: float | None = None, **others: float) -> None:

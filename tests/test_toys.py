@@ -439,3 +439,16 @@ def test_other_forms_refuse_values_outside_their_domain():
     for bad in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="grad_norm must be a finite number > 0, got"):
             toys.sam_edge(0.1, 0.1, bad)
+
+
+def test_limiting_sharpness_of_half_a_matrix_is_refused_and_of_a_rounded_one_is_not():
+    """An eigenvalue solver reads one triangle alone: of a triangular matrix it would find the diagonal."""
+    whole = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    for half in (whole.triu(), whole.tril()):
+        with pytest.raises(
+            ValueError, match=r"hessian must be a symmetric matrix, got tensor(.|\n)*use \(h \+ h.T\) / 2"
+        ):
+            toys.limiting_sharpness(half)
+    rounded = whole + torch.tensor([[0.0, 1e-5], [0.0, 0.0]])
+    for name, value in (("max", 1.5), ("ascent", 0.5), ("average", 1.0)):
+        assert toys.limiting_sharpness(rounded)[name].item() == pytest.approx(value, rel=1e-4)

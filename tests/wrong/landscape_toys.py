@@ -199,4 +199,11 @@ MUTANTS = [
         "counts = np.maximum(there.sum(0), 1)",
         "tests/test_plots.py::test_a_seed_that_diverged_is_left_out_and_the_others_are_drawn",
     ),
+    (
+        "half a matrix for a whole",
+        "sam_lite/toys.py",
+        "    if lopsided:",
+        "    if lopsided and False:",
+        "tests/test_toys.py::test_limiting_sharpness_of_half_a_matrix_is_refused_and_of_a_rounded_one_is_not",
+    ),
 ]
