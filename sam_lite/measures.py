@@ -76,6 +76,8 @@ def margins(logits: Tensor, y: Tensor) -> Measures:
 
     negative_entropy: mean of sum_k p_k log p_k over the points, nats (J, after Pereyra et al. 2017).
     """
+    if y.shape != logits.shape[:1]:
+        raise require.error("y", f"labels of shape ({len(logits)},), one for each row of logits", tuple(y.shape))
     label = F.one_hot(y, logits.shape[1]).bool()
     gap = (logits * label).sum(1) - logits.masked_fill(label, -torch.inf).amax(1)
     gamma, logs = gap.sort().values[len(gap) // 10], logits.log_softmax(1)

@@ -358,3 +358,13 @@ def test_controls_are_the_gap_in_noise_and_noise():
     assert (found["oracle_05"] - gap).std() == pytest.approx(0.05, rel=0.05)
     assert abs(np.corrcoef(found["random"], gap)[0, 1]) < 0.03
     assert found.equals(measures.controls(gap, seed=1)) and not found.equals(measures.controls(gap, seed=2))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda y: y[:, None], lambda y: y[:1], lambda y: y[None]], ids=["column", "1", "row"]
+)
+def test_margins_of_labels_that_do_not_fit_are_refused(case, change):
+    """A column of labels would stand against every row of logits."""
+    params, _, x, y = case
+    with pytest.raises(ValueError, match=r"y must be labels of shape \(40,\), one for each row of logits, got \("):
+        measures.margins(outputs(params, x), change(y))

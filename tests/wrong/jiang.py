@@ -418,4 +418,11 @@ MUTANTS = [
         "False and",
         _R + "a_name_that_stands_twice_is_refused",
     ),
+    (
+        "labels in a column",
+        _MEASURES,
+        "if y.shape != logits.shape[:1]:",
+        "if not logits.ndim:",
+        _M + "margins_of_labels_that_do_not_fit_are_refused",
+    ),
 ]
