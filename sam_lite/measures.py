@@ -96,6 +96,8 @@ def norms(params: Params, start: Params, gamma: Tensor) -> Measures:
     spec_sum, fro_sum: d (prod |W_i|^2)^(1/d) (J 35, 39). Each of these four _over_margin: the product over gamma^2
     (J 31, 34, 36, 38). fro_over_spec: sum |W_i|_F^2 / |W_i|_2^2 (J 33). spec_orig: that times prod |W_i|_2^2 / gamma^2
     (J 30), spec_init: with |W_i - W0_i|_F (J 29). fro_distance, spec_distance: sum |W_i - W0_i|^2 (J 40, 41).
+    What is over gamma^2 is NaN where gamma is negative, as of a network that errs on a tenth of the points: J's do not,
+    and of others these bounds say nothing. A product of more than float32 holds is inf: give float64. The roots are not.
     """
     now, moved = matrices(params), matrices(_moved(params, start))
     fro, fro_moved = (torch.stack([w.square().sum() for w in ws]) for ws in (now, moved))
@@ -103,8 +105,11 @@ def norms(params: Params, start: Params, gamma: Tensor) -> Measures:
     flat, depth = torch.cat([w.flatten() for w in now]), len(now)
     found = {"l1": flat.abs().sum(), "l2": fro.sum(), "l_inf": flat.abs().amax()}
     for name, squares in (("spec", spec), ("fro", fro)):
-        for tail, product in (("", squares.prod()), ("_over_margin", squares.prod() / gamma**2)):
-            found |= {f"{name}_prod{tail}": product, f"{name}_sum{tail}": depth * product ** (1 / depth)}
+        for tail, over in (("", 1.0), ("_over_margin", gamma**2)):
+            product, mean = squares.prod() / over, squares.log().mean().exp()
+            held = product.isfinite() & (product > torch.finfo(product.dtype).tiny)  # which many layers' may not be
+            root = torch.where(held, product ** (1 / depth), mean / over ** (1 / depth))
+            found |= {f"{name}_prod{tail}": product, f"{name}_sum{tail}": depth * root}
     found |= {"fro_over_spec": (fro / spec).sum(), "fro_distance": fro_moved.sum(), "spec_distance": spec_moved.sum()}
     bound = found["spec_prod_over_margin"]
     return found | {"spec_orig": bound * found["fro_over_spec"], "spec_init": bound * (fro_moved / spec).sum()}

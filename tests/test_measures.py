@@ -368,3 +368,18 @@ def test_margins_of_labels_that_do_not_fit_are_refused(case, change):
     params, _, x, y = case
     with pytest.raises(ValueError, match=r"y must be labels of shape \(40,\), one for each row of logits, got \("):
         measures.margins(outputs(params, x), change(y))
+
+
+@pytest.mark.parametrize("size", [0.003, 1.0])
+def test_the_root_of_a_product_beyond_float32_is_that_of_float64(size):
+    g = torch.Generator().manual_seed(0)
+    deep = {f"{i}": size * torch.randn(30, 40, generator=g, dtype=torch.float64) for i in range(24)}
+    gamma = torch.tensor(0.3)
+    single = measures.norms(*[{name: w.float() for name, w in deep.items()}] * 2, gamma)
+    double = measures.norms(deep, deep, gamma.double())
+    assert not 1e-37 < double["fro_prod"] < 1e38 and single["fro_prod"] in (0, math.inf)
+    for name in ("spec_sum", "fro_sum", "spec_sum_over_margin", "fro_sum_over_margin"):
+        assert single[name].item() == pytest.approx(double[name].item(), rel=1e-4)
+    fro = np.array([(w.numpy() ** 2).sum() for w in deep.values()])
+    assert double["fro_sum"].item() == pytest.approx(24 * np.exp(np.log(fro).mean()))
+    assert measures.norms(deep | {"0": 0 * deep["0"]}, deep, gamma)["fro_sum"] == 0

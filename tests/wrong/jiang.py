@@ -425,4 +425,11 @@ MUTANTS = [
         "if not logits.ndim:",
         _M + "margins_of_labels_that_do_not_fit_are_refused",
     ),
+    (
+        "the root of infinity",
+        _MEASURES,
+        "torch.where(held, product ** (1 / depth), mean / over ** (1 / depth))",
+        "product ** (1 / depth)",
+        _M + "the_root_of_a_product_beyond_float32_is_that_of_float64",
+    ),
 ]
