@@ -64,8 +64,7 @@ def box_sharpness(
     spread, size = _box(to_vector(params), radius, directions)
     points = noise("starts", starts, params, seed, size=size, law=lambda rng, size: rng.uniform(-1, 1, size))
     found = _rise(loss, params, radius, spread, points.clamp(-1, 1), steps, method)
-    whole = 1 + found.loss
-    return found._replace(value=100 * found.value / whole.where(whole > 0, torch.nan))
+    return found._replace(value=torch.where(found.loss > -1, 100 * found.value / (1 + found.loss), torch.nan))
 
 
 def box_sharpness_lbfgs(

@@ -20,8 +20,8 @@ MUTANTS = [
     (
         "not in percent",
         _SHARPNESS,
-        "value=100 * found.value",
-        "value=found.value",
+        "found.loss > -1, 100 * found.value",
+        "found.loss > -1, found.value",
         "tests/test_sharpness.py::test_diagonal_hessian_at_the_minimum",
     ),
     (
@@ -286,8 +286,8 @@ MUTANTS = [
     (
         "percent of a negative whole",
         _SHARPNESS,
-        "whole.where(whole > 0, torch.nan)",
-        "whole",
+        "torch.where(found.loss > -1, 100",
+        "torch.where(found.loss.isfinite(), 100",
         "tests/test_sharpness.py::test_there_is_no_percentage_of_a_loss_below_minus_one",
     ),
 ]
