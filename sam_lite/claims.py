@@ -45,8 +45,8 @@ def seed_set() -> int:
 
 
 def seeds(n: int) -> list[int]:
-    """`n` seeds, disjoint between sets, so that a verdict can be tried on seeds that it was not found with."""
-    return [1000 * seed_set() + i for i in range(require.whole("n", n))]
+    """`n` seeds, at most 1,000, disjoint between sets, so that a verdict can be tried on seeds that it was not found with."""
+    return [1000 * seed_set() + i for i in range(require.whole("n", n, most=1000))]
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
@@ -168,6 +168,8 @@ def check_exact(
         distance = min(value - above, below - value) / max(1e-12, abs(value))
         holds, margin = distance > 0, abs(distance) * HALF_WIDTHS / 1e-3  # a thousandth from the bound at least
     else:
+        if (above, below) != (-math.inf, math.inf):
+            raise ValueError(f"above and below must be left out where a value is expected: {claim!r}; check them alone")
         expected = require.number(f"what is expected of {claim!r}", expected)
         limit = require.number(f"tolerance of {claim!r}", tolerance, above=0, most=0.1) * max(1.0, abs(expected))
         bound = f"= {significant(expected, 4)}" + (f" ± {significant(limit, 1)}" if tolerance > 1e-6 else "")

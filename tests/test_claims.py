@@ -221,8 +221,8 @@ def test_sets_of_seeds_are_disjoint(monkeypatch):
     for number in range(3):
         monkeypatch.setenv(claims.SEED_SET, str(number))
         assert claims.seed_set() == number
-        sets.append(set(claims.seeds(200)))
-    assert len(set.union(*sets)) == 600
+        sets.append(set(claims.seeds(1000)))
+    assert len(set.union(*sets)) == 3000
     monkeypatch.delenv(claims.SEED_SET)
     assert claims.seed_set() == 0
     assert claims.seeds(5) == [0, 1, 2, 3, 4]
@@ -247,8 +247,11 @@ def test_sets_of_seeds_are_disjoint(monkeypatch):
         (lambda: claims.check_exact("Adam", 1), "above or below must be given.*'Adam'"),
         (lambda: claims.show(), "claims must be one or more"),
         (lambda: claims.show(*[claims.check("Adam", [1, 2], above=0)] * 2), "words of its own, got 'Adam' twice"),
-        (lambda: claims.seeds(0), "n must be an integer >= 1, got 0"),
-        (lambda: claims.seeds(2.5), "n must be an integer >= 1, got 2.5"),
+        (lambda: claims.seeds(0), "n must be an integer from 1 to 1000, got 0"),
+        (lambda: claims.seeds(1001), "n must be an integer from 1 to 1000, got 1001"),
+        (lambda: claims.check_exact("Adam", 5, 5, above=10), "above and below must be left out .* expected: 'Adam'"),
+        (lambda: claims.check_exact("Adam", 5, 5, below=1), "above and below must be left out .* expected: 'Adam'"),
+        (lambda: claims.seeds(2.5), "n must be an integer from 1 to 1000, got 2.5"),
         (lambda: claims.interval([]), "values must hold at least one number, got none"),
     ],
 )

@@ -844,4 +844,18 @@ MUTANTS = [
         "False",
         "tests/test_train.py::test_measuring_moves_no_criterion_and_it_is_resumed",
     ),
+    (
+        "sets of seeds that meet",
+        "sam_lite/claims.py",
+        'whole("n", n, most=1000)',
+        'whole("n", n)',
+        "tests/test_claims.py::test_bad_input_is_named",
+    ),
+    (
+        "a bound that nothing checks",
+        "sam_lite/claims.py",
+        "if (above, below) != (-math.inf, math.inf):",
+        "if above > below:",
+        "tests/test_claims.py::test_bad_input_is_named",
+    ),
 ]
