@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.func import grad, vjp
 
-from sam_lite import require
+from sam_lite import pure, require
 from sam_lite.ascents import Radius, ascent
 from sam_lite.params import Params, add, divisor, dot, norm
 
@@ -24,19 +24,20 @@ def path_gradient(outputs: Outputs, criterion: Criterion, params: Params, rho: R
 
     "both": J(w + e)^T l'(z(w + e)), SAM. "jacobian": J(w + e)^T l'(z(w)), functional SAM (Singh and others 2025).
     "logits": J(w)^T l'(z(w + e)), its counterpart. Each costs two gradients: forward and backward twice. ValueError for
-    another path, or a rho < 0.
+    another path, a rho < 0, and outputs or a criterion without a derivative.
     """
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
     rho = require.number("rho", rho, least=0)
-    out, pull = vjp(outputs, params)  # pull(s) is J(w)^T s
-    slope = grad(criterion)(out)
+    slope_at = grad(pure.differentiable(criterion))
+    out, pull = vjp(pure.differentiable(outputs), params)  # pull(s) is J(w)^T s
+    slope = slope_at(out)
     (g,) = pull(slope)
     up = add(params, ascent(g, params, rho))
     if path == "logits":
-        return pull(grad(criterion)(outputs(up)))[0]
+        return pull(slope_at(outputs(up)))[0]
     out_up, pull_up = vjp(outputs, up)
-    return pull_up(slope if path == "jacobian" else grad(criterion)(out_up))[0]
+    return pull_up(slope if path == "jacobian" else slope_at(out_up))[0]
 
 
 def curvature_paths(outputs: Outputs, criterion: Criterion, params: Params, direction: Params) -> tuple[Params, Params]:
@@ -45,11 +46,11 @@ def curvature_paths(outputs: Outputs, criterion: Criterion, params: Params, dire
     H d = J^T l''(z) J d + (dJ)^T l'(z), where dJ is the change of J along d: the Gauss-Newton part and the rest. With
     d = g / ||g|| these are what SAM adds to the gradient along each path, to first order in rho and divided by it.
     """
-    out, pull = vjp(outputs, params)
+    out, pull = vjp(pure.differentiable(outputs), params)
     _, push = vjp(lambda s: pull(s)[0], out)  # the transpose of the transpose: push(d) is J d
     (moved,) = push(direction)
     bent = grad(lambda z: (grad(criterion)(z) * moved).sum())(out)  # l''(z) J d
-    slope = grad(criterion)(out)
+    slope = grad(pure.differentiable(criterion))(out)
     rest = grad(lambda p: dot(grad(lambda q: (outputs(q) * slope).sum())(p), direction))(params)
     return pull(bent)[0], rest
 
@@ -60,7 +61,7 @@ def logit_share(outputs: Outputs, criterion: Criterion, params: Params) -> Tenso
     It is the inner product of the part through the logits with the whole, over the square of the whole's length. The shares
     of both parts add up to 1; one is negative where the parts point apart. NaN where the gradient or the whole is zero.
     """
-    g = grad(lambda p: criterion(outputs(p)))(params)
+    g = grad(pure.differentiable(lambda p: criterion(outputs(p))))(params)
     through_logits, rest = curvature_paths(outputs, criterion, params, ascent(g, params, 1.0))
     whole = add(through_logits, rest)
     size = divisor(norm(whole))  # whose squares stay in range

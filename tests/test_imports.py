@@ -39,7 +39,7 @@ ARROWS = {
     "ensemble": {"params", "ascents", "data", "callbacks", "stacked", "starting", "updates", "plan"},
     "rivals": {"params", "ascents"},
     "contest": {"params", "data", "models", "stacked", "rivals"},
-    "paths": {"params", "ascents"},
+    "paths": {"pure", "params", "ascents"},
     "language": set(),
     "language_study": {"params", "models", "paths", "language"},
     "tables": set(),

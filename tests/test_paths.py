@@ -128,3 +128,37 @@ def test_no_unit_of_the_loss_matters_to_the_share(setting, scale):
     rounded = lambda p: outputs({name: v.double() for name, v in p.items()}).float()  # noqa: E731
     found = logit_share(rounded, lambda z: criterion(z) * scale, single)
     assert found.item() == pytest.approx(right.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("where", ["outputs", "criterion"])
+@pytest.mark.parametrize("call", [*PATHS, "curvature", "share"])
+def test_what_has_no_derivative_is_refused(setting, where, call):
+    """Its gradient would be zero, and its step none."""
+    outputs, criterion, params, unit = setting
+    if where == "outputs":
+        outputs = lambda p, whole=outputs: whole(p).detach()  # noqa: E731
+    else:
+        criterion = lambda z, whole=criterion: whole(z.detach())  # noqa: E731
+    with pytest.raises(ValueError, match="the loss must be a differentiable function of the weights, got 'a constant'"):
+        if call == "share":
+            logit_share(outputs, criterion, params)
+        elif call == "curvature":
+            curvature_paths(outputs, criterion, params, unit)
+        else:
+            path_gradient(outputs, criterion, params, 0.1, call)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_linear_criterion_has_a_derivative_and_no_part_through_the_logits(setting, path):
+    outputs, _, params, unit = setting
+    through, rest = curvature_paths(outputs, torch.sum, params, unit)
+    assert norm(through) == 0 and norm(rest) > 0.01
+    found = path_gradient(outputs, torch.sum, params, 0.3, path)
+    close(
+        found, grad(lambda p: outputs(p).sum())(add(params, unit_of(outputs, params), 0.3 * (path != "logits"))), 1e-12
+    )
+
+
+def unit_of(outputs, params):
+    g = grad(lambda p: outputs(p).sum())(params)
+    return {name: v / norm(g) for name, v in g.items()}

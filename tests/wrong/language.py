@@ -53,4 +53,11 @@ MUTANTS = [
         "size = divisor(norm(whole)).sign()",
         _OF_PATHS + "no_unit_of_the_loss_matters_to_the_share",
     ),
+    (
+        "a step of what has no derivative",
+        _PATHS,
+        "slope_at = grad(pure.differentiable(criterion))",
+        "slope_at = grad(criterion)",
+        _OF_PATHS + "what_has_no_derivative_is_refused",
+    ),
 ]
