@@ -188,8 +188,9 @@ def spectral_density(
 
     Each probe (as in `trace`) starts a Lanczos run. Its eigenvalues are the nodes; the squared first entries of its
     eigenvectors are their weights. The density is smoothed by Gaussians of standard deviation width * max |node|, so the
-    scale of the loss does not matter. The sum of weights * nodes is the trace / n_params. Raises ValueError for counts
-    < 1 and width <= 0.
+    scale of the loss does not matter, and by at least two thirds of a step of the grid, which narrower ones would fall
+    through: for a small `width` give more `points`. The sum of weights * nodes is the trace / n_params. Raises ValueError
+    for counts < 1 and width <= 0.
     """
     steps, points = require.whole("steps", steps), require.whole("points", points, least=2)
     width = require.number("width", width, least=1e-6)
@@ -198,7 +199,9 @@ def spectral_density(
     nodes = torch.stack([values for values, _ in pairs])
     weights = torch.stack([mixes[0] ** 2 for _, mixes in pairs]) / len(pairs)
     largest = nodes.abs().amax()
+    finest = (nodes.amax() - nodes.amin()) / max(1.5 * (points - 1) - 10, 1)  # two thirds of a step of the grid
     sigma = width * largest.masked_fill(largest == 0, 1)
+    sigma = torch.maximum(sigma, finest)
     low, high = nodes.amin() - 5 * sigma, nodes.amax() + 5 * sigma
     grid = low + (high - low) * torch.linspace(0, 1, points, dtype=nodes.dtype, device=nodes.device)
     bumps = torch.exp(-0.5 * ((grid[:, None] - nodes.flatten()) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)

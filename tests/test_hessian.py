@@ -337,6 +337,18 @@ def test_smoothing_does_not_depend_on_the_scale_of_the_loss():
     assert torch.trapezoid(flat.values, flat.grid).item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize(("width", "points"), [(1e-3, 200), (1e-4, 500), (1e-6, 30), (0.01, 50), (1e-3, 3000)])
+def test_the_density_has_the_integral_and_the_mean_of_the_nodes_however_narrow(width, points):
+    """A Gaussian narrower than the steps of the grid would be missed, or count for more."""
+    params, loss = tanh_net()
+    found = spectral_density(loss, params, steps=10, probes=3, width=width, points=points)
+    assert torch.trapezoid(found.values, found.grid).item() == pytest.approx(1, abs=2e-3)
+    mean, spread = (found.nodes * found.weights).sum(), found.grid[-1] - found.grid[0]
+    assert (torch.trapezoid(found.values * found.grid, found.grid) - mean).abs() < 2e-3 * spread
+    if points == 3000:  # as narrow as it was asked for
+        assert found.values.max() * found.nodes.abs().max() * width * (2 * math.pi) ** 0.5 > 0.9 * found.weights.max()
+
+
 # traps
 
 

@@ -327,4 +327,11 @@ MUTANTS = [
         "check_precision(params)\n    if not getattr",
         "tests/test_hessian.py::test_inside_autocast_float32_is_refused_and_float64_is_as_outside",
     ),
+    (
+        "Gaussians that fall through the grid",
+        _HESSIAN,
+        "sigma = torch.maximum(sigma, finest)",
+        "finest",
+        "tests/test_hessian.py::test_the_density_has_the_integral_and_the_mean_of_the_nodes_however_narrow",
+    ),
 ]
