@@ -27,6 +27,7 @@ from sam_lite.checks import Wrong, expect, expect_error, part, total, unpack
         (1e-6, 0.0),
         (True, 1.0),
         (float("inf"), float("inf")),
+        (np.linalg.eigvals(np.array([[2.0, 1.0], [1.0, 2.0]])).astype(complex) + 1e-17j, [3.0, 1.0]),
     ],
 )
 def test_a_right_answer_of_any_kind_passes(got, right):
@@ -38,6 +39,8 @@ def test_a_right_answer_of_any_kind_passes(got, right):
     [
         (None, 1.0, "x: nothing came back; is there a return"),
         ("one", 1.0, "x: numbers were expected; str came"),
+        (np.array([1.0 + 5.0j, 2.0]), [1.0, 2.0], "x: numbers were expected; ndarray came"),
+        (torch.tensor([1.0, 2.0j]), [1.0, 0.0], "x: numbers were expected; Tensor came"),
         (object(), 1.0, "x: numbers were expected; object came"),
         (1.0, {"w": 1.0}, r"x: a dict was expected, with the keys \['w'\]; float came"),
         ({"v": 1.0}, {"w": 1.0}, r"x: the keys must be \['w'\], and are \['v'\]"),

@@ -313,4 +313,9 @@ def _array(value: Value) -> np.ndarray:
         value = value.detach().cpu().numpy()
     elif isinstance(value, (list, tuple)):
         value = [_array(v) for v in value]
+    value = np.asarray(value)
+    if np.iscomplexobj(value):  # as of an eigenvalue solver that knows of no symmetry: real but for rounding
+        if not np.allclose(value.imag, 0, rtol=0, atol=1e-6 * np.abs(value).max(initial=0)):
+            raise TypeError("complex numbers")
+        value = value.real
     return np.asarray(value, dtype=np.float64)

@@ -86,4 +86,11 @@ MUTANTS = [
         "if -1 not in factors:",
         f"{_TEST}questions_differ_in_their_verdicts",
     ),
+    (
+        "half of a complex number",
+        "sam_lite/checks/__init__.py",
+        "if not np.allclose(value.imag, 0,",
+        "if np.allclose(value.real, np.inf,",
+        "tests/test_checks.py::test_a_wrong_answer_is_described",
+    ),
 ]
