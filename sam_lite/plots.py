@@ -90,6 +90,8 @@ def dots(ax: Axes, x: Sequence[float], y: Sequence[float], *, label: str, style:
 def path(ax: Axes, points: np.ndarray, *, label: str, style: int | None = None) -> None:
     """A run in a plane, points (n, 2), with a mark where it ends."""
     n, points = _number(ax, label, style), np.asarray(points, float)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise ValueError(f"points must have shape (n, 2), a row for each, got {points.shape}")
     ax.plot(*points.T, color=COLORS[n], linestyle=STYLES[n], lw=1.3, label=label, gid=DIRECT)
     ax.plot(*points[-1], color=COLORS[n], marker=MARKERS[n])
 

@@ -284,3 +284,10 @@ def test_a_point_where_all_diverged_is_a_gap_in_the_band():
     _, ax = plots.subplots()
     plots.band(ax, [1, 2, 3], [[1.0, np.nan, 3.0], [3.0, np.inf, 5.0]], label="two")
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2.0, np.nan, 4.0])
+
+
+@pytest.mark.parametrize("points", [np.zeros((2, 6)), np.zeros((0, 2)), np.zeros(4), np.zeros((1, 4, 2))], ids=np.shape)
+def test_a_path_that_is_no_row_of_points_is_refused(points):
+    """Of (2, 6) six numbers would be taken for three lines."""
+    with pytest.raises(ValueError, match=r"points must have shape \(n, 2\), a row for each, got \("):
+        plots.path(plots.subplots()[1], points, label="SAM")

@@ -206,4 +206,11 @@ MUTANTS = [
         "    if lopsided and False:",
         "tests/test_toys.py::test_limiting_sharpness_of_half_a_matrix_is_refused_and_of_a_rounded_one_is_not",
     ),
+    (
+        "a path on its side",
+        "sam_lite/plots.py",
+        "points.ndim != 2 or points.shape[1] != 2 or",
+        "points.ndim != 2 or",
+        "tests/test_plots.py::test_a_path_that_is_no_row_of_points_is_refused",
+    ),
 ]
