@@ -88,10 +88,16 @@ def sign_errors(
     In an environment one axis goes from one value to another, and all others stay (Dziugaite et al. 2020). The error is
     the mean over pairs of networks of (1 - sign of the measure's difference * sign of the gap's) / 2. A pair weighs
     (w - 1/2)+ with w = max(0, 1 - 2 exp(-2 n_test (difference of gap / 2)^2))^2, so a difference that `n_test` points
-    cannot resolve weighs nothing. Environments whose effective number of pairs, (sum w)^2 / sum w^2, is below `enough`
-    are left out. `slice` numbers the settings of the other axes, alike in every table that has the same levels of them.
+    cannot resolve weighs nothing; so the gap must be one of accuracies from 0 to 1, not of percent. Environments whose
+    effective number of pairs, (sum w)^2 / sum w^2, is below `enough` are left out. `slice` numbers the settings of the
+    other axes, alike in every table that has the same levels of them.
     """
     axes, rows, usable = _names(table, axes), [], _usable(table, measure, gap)
+    largest = pd.to_numeric(table[gap]).astype(float).replace([np.inf, -np.inf], np.nan).abs().max()
+    if largest > 1:
+        raise require.error(
+            f"column {gap!r}", "a difference of accuracies from 0 to 1", largest, "divide percent by 100"
+        )
     n_test, enough = require.whole("n_test", n_test), require.number("enough", enough, least=0)
     for axis in axes:
         levels = _levels(usable, axis)[1]

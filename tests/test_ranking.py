@@ -322,7 +322,7 @@ def test_infinite_values_are_the_largest_and_the_smallest():
     for statistic in (ranking.psi, ranking.cmi):
         assert statistic(table, "m", AXES) == statistic(tied, "m", AXES)
     wide = table.assign(gap=table["gap"].mask(ends["highest"], np.inf))
-    near = tied.assign(gap=tied["gap"].mask(ends["highest"], 1e3))
+    near = tied.assign(gap=tied["gap"].mask(ends["highest"], 1.0))
     found, expected = (ranking.sign_errors(t, "m", AXES, n_test=10_000, enough=3) for t in (wide, near))
     pd.testing.assert_frame_equal(found, expected)
     assert len(found) and ranking.psi(wide, "m", AXES) == ranking.psi(near, "m", AXES)
@@ -465,3 +465,15 @@ def test_a_name_that_stands_twice_is_refused():
     with pytest.raises(ValueError, match="table must be one with one column 'm', got 2"):
         ranking.tau(pd.concat([table, table[["m"]]], axis=1), "m")
     assert not math.isnan(ranking.psi(table, "lr", AXES))  # an axis may be a measure
+
+
+def test_what_a_test_set_resolves_is_no_matter_of_percent():
+    """A tenth of a percent is not told by 1,000 points, and a difference of 0.1 would be."""
+    table = grid(seeds=5)
+    with pytest.raises(
+        ValueError, match="column 'gap' must be a difference of accuracies from 0 to 1.*; divide percent by 1"
+    ):
+        ranking.sign_errors(table.assign(gap=100 * table["gap"]), "m", AXES, n_test=1_000)
+    assert len(ranking.sign_errors(table.assign(gap=0.01 * table["gap"]), "m", AXES, n_test=1_000)) == 0
+    negative = ranking.sign_errors(table.assign(gap=-table["gap"]), "m", AXES, n_test=1_000)
+    np.testing.assert_allclose(negative["error"] + ranking.sign_errors(table, "m", AXES, n_test=1_000)["error"], 1)

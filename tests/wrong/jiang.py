@@ -432,4 +432,11 @@ MUTANTS = [
         "product ** (1 / depth)",
         _M + "the_root_of_a_product_beyond_float32_is_that_of_float64",
     ),
+    (
+        "percent for a share",
+        _RANKING,
+        "if largest > 1:",
+        "if largest > 100:",
+        _R + "what_a_test_set_resolves_is_no_matter_of_percent",
+    ),
 ]
