@@ -112,7 +112,12 @@ def tried(
 
 
 def chosen(tuning: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """method -> (lr, strength): the best mean accuracy on held-out images in a table of `tried`, for one norm."""
+    """method -> (lr, strength): the best mean accuracy on held-out images in a table of `tried`, for one norm.
+
+    ValueError for a table of several norms, such as the recorded study, of which each has its own best setting.
+    """
+    if "norm" in tuning and len(norms := tuning["norm"].dropna().unique()) > 1:
+        raise require.error("tuning", "the rows of one norm", ", ".join(norms), "give tuning[tuning['norm'] == 'none']")
     best = tuning.groupby(["method", "lr", "strength"])["held_out_acc"].mean().groupby("method").idxmax()
     return {method: key[1:] for method, key in best.items()}
 

@@ -465,3 +465,15 @@ def test_the_command_goes_on_after_kill_9_and_after_a_full_disk_and_ends_in_the_
     pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
     assert tables[0].attrs["versions"]["torch"] == torch.__version__ and tables[0].attrs["hours"] > 0
     assert tables[0].attrs["SEEDS"] == [0, 1] and tables[0].attrs["EPOCHS"] == image_study.EPOCHS
+
+
+def test_the_best_of_several_norms_together_is_refused(recorded):
+    """The means over both are the best of neither."""
+    tuning = recorded[recorded["moment"] == "tuning"]
+    alone = {}
+    for norm, rows in tuning.groupby("norm"):
+        means = rows.groupby(["method", "lr", "strength"])["held_out_acc"].mean()
+        alone[norm] = {method: means[method].idxmax() for method in image_study.GRID}
+        assert image_study.chosen(rows) == alone[norm]
+    with pytest.raises(ValueError, match="tuning must be the rows of one norm, got .*; give tuning"):
+        image_study.chosen(tuning)

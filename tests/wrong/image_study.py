@@ -67,4 +67,11 @@ MUTANTS = [
         '"sgd": Arm("sgd", 1)',
         _T + "the_arms_are_what_was_announced",
     ),
+    (
+        "settings of two norms in one mean",
+        _STUDY,
+        'if "norm" in tuning and',
+        'if "norms" in tuning and',
+        _T + "the_best_of_several_norms_together_is_refused",
+    ),
 ]
