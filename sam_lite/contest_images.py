@@ -7,7 +7,6 @@ batches and the number of steps are those of `image_study`; the rivals and their
 
 import argparse
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -109,7 +108,6 @@ def opponent_jobs(settings: dict[str, tuple[float, float]]) -> list[sweep.tables
     return [job | {"part": "opponent"} for job in others]
 
 
-@cache
 def recorded() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """What `main` wrote, as `trained` has it: all that was tried, ten networks of each rival, and of each other SGD."""
     table = pd.read_csv(FILE)

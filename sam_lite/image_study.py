@@ -85,10 +85,14 @@ def photographs(folder: str | None = None) -> Data:
 
 
 def split(*, held_out: bool = False) -> Data:
-    """N_TRAIN training images, and the test images; held_out: N_HELD_OUT other training images in the place of these."""
+    """N_TRAIN training images, and the test images; held_out: N_HELD_OUT other training images in the place of these.
+
+    A copy, which may be changed without a change of what the study uses.
+    """
     data, rest = photographs(), slice(N_TRAIN, N_TRAIN + N_HELD_OUT)
     judges = (data.x_train[rest], data.y_train[rest]) if held_out else data[2:]
-    return Data(data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *judges)
+    used = Data(data.x_train[:N_TRAIN], data.y_train[:N_TRAIN], *judges)
+    return Data(*(part.clone() for part in used))
 
 
 def tried(

@@ -143,7 +143,6 @@ def final(settings: dict[str, tuple[float, float]]) -> pd.DataFrame:
     return pd.concat([*runs, learn(SEEDS, "AdamW", *settings["AdamW"], gradients=GRADIENTS // 2)])
 
 
-@cache
 def recorded() -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `main` wrote: all that was tried, and the ten networks of each method."""
     table = pd.read_csv(FILE)

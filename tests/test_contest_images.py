@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from test_imports import made_by
 
-from sam_lite import contest, contest_images, image_study, stacked
+from sam_lite import contest, contest_images, image_study, language_study, stacked
 from sam_lite.data import Data
 from sam_lite.models import build, convnet
 from sam_lite.params import member, params_of, stack
@@ -198,3 +198,14 @@ def test_a_sample_of_the_record_is_what_training_gives(rival, lr, setting, part,
     assert again["seed"].tolist() == there["seed"].tolist() == list(contest_images.PARTS[part])
     assert again["early_loss"].tolist() == pytest.approx(there["early_loss"].tolist(), rel=0.005)
     assert again["early_loss"].tolist() == again["train_loss"].tolist()
+
+
+def test_what_is_done_to_the_record_is_not_done_to_the_next():
+    """As where a cell of a notebook that changes units runs twice."""
+    for study in (contest_images, language_study):
+        first = [part.copy() for part in study.recorded()]
+        for part in study.recorded():
+            part["lr"] *= 1000
+            del part["seed"]
+        for before, after in zip(first, study.recorded(), strict=True):
+            pd.testing.assert_frame_equal(before, after)

@@ -477,3 +477,13 @@ def test_the_best_of_several_norms_together_is_refused(recorded):
         assert image_study.chosen(rows) == alone[norm]
     with pytest.raises(ValueError, match="tuning must be the rows of one norm, got .*; give tuning"):
         image_study.chosen(tuning)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_what_is_done_to_the_images_is_not_done_to_the_study(held_out, small, monkeypatch):
+    monkeypatch.setattr(image_study, "N_TRAIN", 20)
+    monkeypatch.setattr(image_study, "photographs", lambda: small)
+    before = [part.clone() for part in small]
+    for part in image_study.split(held_out=held_out):
+        part.zero_()
+    assert all(map(torch.equal, small, before))

@@ -76,4 +76,11 @@ MUTANTS = [
         '"steps": steps',
         "tests/test_rivals.py::test_the_gradients_of_a_step_are_counted_for_every_rival",
     ),
+    (
+        "a record that is kept and lent",
+        "sam_lite/contest_images.py",
+        "def recorded()",
+        "from functools import cache\n@cache\ndef recorded()",
+        "tests/test_contest_images.py::test_what_is_done_to_the_record_is_not_done_to_the_next",
+    ),
 ]

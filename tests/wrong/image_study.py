@@ -74,4 +74,11 @@ MUTANTS = [
         'if "norms" in tuning and',
         _T + "the_best_of_several_norms_together_is_refused",
     ),
+    (
+        "the study's own images lent",
+        _STUDY,
+        "part.clone() for part in used",
+        "part for part in used",
+        _T + "what_is_done_to_the_images_is_not_done_to_the_study",
+    ),
 ]
