@@ -173,6 +173,9 @@ def reach(draw: Draw, reach):
     for share in (0.6, 0.98):
         far = reach(parabola, w, v, tolerance, furthest=share * right)
         expect(f"`furthest` is at {share} of the way to the wall", far, math.inf, looks_like=near)
+    short = reach(parabola, w, v, tolerance, stride=0.7 * right, furthest=1.2 * right)
+    missed = {"the way from the last full stride to `furthest` was not walked": math.inf}
+    expect("a wall that is nearer than `furthest`, by less than a stride", short, right, looks_like=missed)
 
     speed = draw.number(3.0, 4.5)
     waves = lambda p: 1 - torch.cos(speed * p["x"])  # above 1/2 and below again, again and again  # noqa: E731
@@ -286,14 +289,17 @@ def price_by_direction(draw: Draw, price_by_direction):
     turn = torch.linalg.qr(draw.normal(d, d, dtype=torch.float64))[0]
     values = torch.from_numpy(draw.rng.permutation(d) * 3.0 + draw.rng.uniform(0.5, 2.0, d))
     H, inside = turn @ torch.diag(values) @ turn.T, _positive(draw, d) * draw.number(0.2, 2)
+    order = values.argsort()
+    inside[order[1]] *= 6  # so that the second direction costs most, and the prices are in no order
+    inside[:, order[1]] *= 6
     C = turn @ inside @ turn.T
     got = price_by_direction(H, C)
-    order = values.argsort()
     eigen, spread = values[order], inside.diagonal()[order]
     right = eigen * spread / 2
     rows = torch.linalg.eigh(H)[1]
     mistakes = {
         "the order must be that of ascending eigenvalues": right.flip(0),
+        "the prices were sorted: their order is that of the eigenvalues": right.sort().values,
         "the factor 1/2 of the parabola is missing": 2 * right,
         "the eigenvalue is missing: these are half the variances": spread / 2,
         "the coordinates are those of the weights: take the eigenvectors": H.diagonal() * C.diagonal() / 2,

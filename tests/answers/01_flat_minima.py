@@ -63,6 +63,12 @@ WRONG = [
     ("only strides", "reach", "for _ in range(40):", "for _ in range(0):"),
     ("rises to the tolerance", "reach", " - base >= tolerance", " >= tolerance"),
     ("the end of the walk for infinity", "reach", "            return math.inf", "            return far"),
+    (
+        "the prices in their own order",
+        "price_by_direction",
+        "return values * (vectors * (cov @ vectors)).sum(0) / 2",
+        "return (values * (vectors * (cov @ vectors)).sum(0) / 2).sort().values",
+    ),
     ("natural logarithm", "box_of_weights", "torch.log2", "torch.log"),
     (
         "epsilon without the root",
@@ -173,6 +179,12 @@ WRONG = [
         "reach",
         "        if far >= furthest:\n            return math.inf\n        near, far = far, min(far + stride, furthest)",
         "        if far >= furthest:\n            return math.inf\n        near, far = far, far + stride",
+    ),
+    (
+        "full strides only",
+        "reach",
+        "        if far >= furthest:\n            return math.inf\n        near, far = far, min(far + stride, furthest)",
+        "        near, far = far, far + stride\n        if far > furthest:\n            return math.inf",
     ),
     ("a small influence is none", "box_of_weights", "used = s > 0", "used = s > 1e-2"),
     (
