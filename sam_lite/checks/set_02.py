@@ -93,9 +93,10 @@ def at_corners(draw: Draw, at_corners):
     }
     expect("φ of a valley", got, 100 * highest(half) / (1 + base), looks_like=mistakes)
     c = draw.number(1, 2)
-    slope = at_corners(lambda p: c * p["a"].sum() - p["b"].sum() + 20, params, radius)
-    rise = c * half[:-1].sum() + half[-1]
-    expect("on a slope one corner is enough", slope, 100 * rise / (21 + c * x[:-1].sum() - x[-1]))
+    rise, there = c * half[:-1].sum() + half[-1], c * x[:-1].sum() - x[-1]
+    for way in (1, -1):
+        slope = at_corners(lambda p, way=way: way * (c * p["a"].sum() - p["b"].sum()) + 25, params, radius)
+        expect("on a slope one corner is enough, any of them", slope, 100 * rise / (26 + way * there))
     inner = half[:-1].square().sum()
     summit = at_corners(lambda p: 2 - ((p["a"] - a) ** 2).sum(), params, radius)
     expect(
@@ -171,6 +172,9 @@ def by_search(draw: Draw, by_search):
     fell = {"the climb ended where the loss fell: go on, all `steps`": max(highs[:3])}
     crossed = by_search(ridge, plane, radius, begin, 4)
     expect("φ where the loss falls on the way, and rises again", crossed, max(highs), looks_like=fell)
+    lower = {"the centre was left out: it is higher than the start here": -100 * (half * start).square().sum() / 3}
+    summit = by_search(lambda p: 2 - (to_vector(p) - to_vector(params)).square().sum(), params, radius, start, 0)
+    expect("on a summit the centre is the highest", summit, 0.0, looks_like=lower)
     trapped = by_search(loss, params, radius, torch.zeros(n, dtype=DOUBLE), 8)
     expect("from u = 0 at a minimum: no gradient, no climb", trapped, 0.0)
 
@@ -327,8 +331,11 @@ def largest_eigenvalue(draw: Draw, largest_eigenvalue):
     got = largest_eigenvalue(with_spectrum(*values)[1], w, start)
     expect(named(values), got, 3.0 * scale, looks_like=mistakes, tolerance=1e-4)
     values = (-6.0, -4.0, -3.0, -2.5, -1.0)
-    got = largest_eigenvalue(with_spectrum(*values)[1], w, start, 200)
+    got = largest_eigenvalue(with_spectrum(*values)[1], w, start)
     expect(named(values), got, -1.0 * scale, tolerance=1e-4)
+    values = (6.0, 5.97, 1.0, 0.5, -2.0)
+    got = largest_eigenvalue(with_spectrum(*values)[1], w, start, 600)
+    expect(f"{named(values)}, after 600 steps (are all of `steps` made?)", got, 6.0 * scale, tolerance=1e-4)
 
 
 @part("Part 5", points=3, rounds=4)
