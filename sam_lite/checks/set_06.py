@@ -266,9 +266,9 @@ def _flips(flip, y, share, classes, seeds):
 
 @part("Part 5", points=3)
 def flip(draw: Draw, flip):
-    classes, share, n = draw.whole(4, 7), draw.number(0.3, 0.5), 6000
-    seeds = draw.rng.permutation(10_000)[:2].tolist()
-    y, due = torch.from_numpy(draw.rng.permutation(n) % classes), round(share * n)
+    classes, due, n = draw.whole(4, 7), draw.whole(1800, 3000), 6000
+    share, seeds = (due - 0.3) / n, draw.rng.permutation(10_000)[:2].tolist()
+    y = torch.from_numpy(draw.rng.permutation(n) % classes)
     seen = probe(_flips, flip, y, share, classes, seeds)
     assert seen["noisy"] is not None, "nothing came back; is there a return?"
     noisy, again, other, more = (torch.as_tensor(seen[name]) for name in ("noisy", "again", "other", "more"))
@@ -279,7 +279,9 @@ def flip(draw: Draw, flip):
     wrong = noisy != y
     count = int(wrong.sum())
     near = ""
-    if abs(count - due * (1 - 1 / classes)) < 90 or count < due * 0.9:
+    if count == due - 1:
+        near = " It looks as if share * n was cut off: round it."
+    elif abs(count - due * (1 - 1 / classes)) < 90 or count < due * 0.9:
         near = " It looks as if the new class may be the old one, or as if indices are drawn twice."
     elif abs(count - due) < 150:
         near = " It looks as if the number is left to chance."

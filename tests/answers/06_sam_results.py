@@ -122,6 +122,7 @@ WRONG = [
         "torch.randperm(len(y), generator=generator)[: round(share * len(y))]",
         "torch.arange(round(share * len(y)))",
     ),
+    ("the number cut off", "flip", "round(share * len(y))", "int(share * len(y))"),
     ("always the next class", "flip", "torch.randint(1, n_classes, (len(chosen),), generator=generator)", "1"),
     ("the global generator", "flip", "torch.randperm(len(y), generator=generator)", "torch.randperm(len(y))"),
     ("in place", "flip", "noisy = y.clone()", "noisy = y"),
