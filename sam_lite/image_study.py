@@ -60,12 +60,16 @@ def values(table: pd.DataFrame, arm: str, column: str, moment: str = "end", norm
     """What the networks of an arm have in a column at a moment: a number for each seed that got there, by seed.
 
     table: as of `load`. arm, moment, norm, column: words of image_study.md. Series of two arms are subtracted or divided
-    seed by seed. ValueError for an arm, a moment or a norm of which the table has no network, or a column it has not.
+    seed by seed. ValueError for an arm, a moment or a norm of which the table has no network, or a column it has not, and
+    for a network that is there twice, as in two studies in one table; on lines each has a row for each alpha.
     """
     for name, word in (("arm", arm), ("moment", moment), ("norm", norm)):
         one_of(name, word, dict.fromkeys(table[name].dropna()))
     chosen_rows = (table["arm"] == arm) & (table["moment"] == moment) & (table["norm"] == norm)
     found = table[chosen_rows].set_index("seed")[one_of("column", column, dict.fromkeys(table))]
+    if not moment.startswith("line") and len(twice := found.index[found.index.duplicated()]):
+        remedy = "look at one study at a time, since a seed counts once"
+        raise require.error("table", "one row for each network", f"two of {arm!r} with the seed {twice[0]}", remedy)
     return found.dropna().astype(float)
 
 

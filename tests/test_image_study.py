@@ -487,3 +487,12 @@ def test_what_is_done_to_the_images_is_not_done_to_the_study(held_out, small, mo
     for part in image_study.split(held_out=held_out):
         part.zero_()
     assert all(map(torch.equal, small, before))
+
+
+def test_a_network_that_is_there_twice_is_refused(recorded):
+    """Ten seeds would count as twenty, and the differences of two arms as all pairs."""
+    both = pd.concat([recorded, recorded.assign(test_acc=recorded["test_acc"] - 0.01)])
+    with pytest.raises(ValueError, match="table must be one row for each network, got \"two of 'adam' with the seed 0"):
+        image_study.values(both, "adam", "test_acc")
+    alphas = recorded.query("arm == 'large' and moment == 'line_0.4' and norm == 'none'")["alpha"]
+    assert image_study.values(recorded, "large", "alpha", "line_0.4").tolist() == alphas.tolist() and len(alphas) > 100

@@ -81,4 +81,11 @@ MUTANTS = [
         "part for part in used",
         _T + "what_is_done_to_the_images_is_not_done_to_the_study",
     ),
+    (
+        "seeds that count twice",
+        _STUDY,
+        'if not moment.startswith("line") and',
+        "if not moment and",
+        _T + "a_network_that_is_there_twice_is_refused",
+    ),
 ]
