@@ -79,12 +79,15 @@ def margins(logits: Tensor, y: Tensor) -> Measures:
     if y.shape != logits.shape[:1]:
         raise require.error("y", f"labels of shape ({len(logits)},), one for each row of logits", tuple(y.shape))
     label = F.one_hot(y, logits.shape[1]).bool()
-    gap = (logits * label).sum(1) - logits.masked_fill(label, -torch.inf).amax(1)
+    gap = logits.where(label, 0).sum(1) - logits.masked_fill(label, -torch.inf).amax(1)
     gamma, logs = gap.sort().values[len(gap) // 10], logits.log_softmax(1)
-    entropy = (logs.exp() * logs).sum(1).mean()
+    chances = logs.exp()
+    entropy = (
+        (chances * logs).masked_fill(chances == 0, 0).sum(1).mean()
+    )  # a class may be ruled out, by a logit of -inf
     return {
         "inverse_margin": 1 / (gamma * gamma.abs()),
-        "loss": -(logs * label).sum(1).mean(),
+        "loss": -logs.where(label, 0).sum(1).mean(),
         "negative_entropy": entropy,
     }
 

@@ -383,3 +383,24 @@ def test_the_root_of_a_product_beyond_float32_is_that_of_float64(size):
     fro = np.array([(w.numpy() ** 2).sum() for w in deep.values()])
     assert double["fro_sum"].item() == pytest.approx(24 * np.exp(np.log(fro).mean()))
     assert measures.norms(deep | {"0": 0 * deep["0"]}, deep, gamma)["fro_sum"] == 0
+
+
+def test_a_class_that_is_ruled_out_by_a_logit_of_minus_infinity_has_no_part():
+    """As of a mask over classes or words: each point against its own classes alone."""
+    g = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(20, 5, generator=g, dtype=torch.float64), torch.arange(20) % 4
+    logits[:9, 4] = logits[14:, 4] = -math.inf
+    found = {name: value.item() for name, value in measures.margins(logits, y).items()}
+    gaps, losses, entropies = [], [], []
+    for row, label in zip(logits.tolist(), y.tolist(), strict=True):
+        total = math.log(sum(math.exp(v) for v in row))
+        gaps.append(row[label] - max(v for k, v in enumerate(row) if k != label))
+        losses.append(total - row[label])
+        entropies.append(sum(math.exp(v - total) * (v - total) for v in row if v > -math.inf))
+    gamma = sorted(gaps)[2]
+    expected = {
+        "inverse_margin": 1 / (gamma * abs(gamma)),
+        "loss": np.mean(losses),
+        "negative_entropy": np.mean(entropies),
+    }
+    assert found == pytest.approx(expected)

@@ -439,4 +439,11 @@ MUTANTS = [
         "if largest > 100:",
         _R + "what_a_test_set_resolves_is_no_matter_of_percent",
     ),
+    (
+        "zero times infinity",
+        _MEASURES,
+        "gap = logits.where(label, 0).sum(1)",
+        "gap = (logits * label).sum(1)",
+        _M + "a_class_that_is_ruled_out_by_a_logit_of_minus_infinity_has_no_part",
+    ),
 ]
