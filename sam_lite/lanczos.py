@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sam_lite.noise import noise
+from sam_lite import require
+from sam_lite.noise import noise, nonzero
 from sam_lite.params import length, unit
 
 
@@ -19,8 +20,11 @@ def lanczos(
     step, because rounding destroys orthogonality. When the basis spans an invariant space, A v adds nothing; then noise
     takes its place, and the matrix falls into blocks. So repeated eigenvalues are found and nothing is divided by zero.
     There are no branches, so it maps; a matrix that is not finite gives NaN and leaves those beside it alone. tol > 0
-    stops early, see `top_eigenvalues`; not under vmap.
+    stops early, see `top_eigenvalues`; not under vmap. ValueError for more steps than n, which is the room there is, and
+    for a start of zeros, which has no direction; where it cannot be read, that gives NaN.
     """
+    steps = require.whole("steps", steps, most=len(start), remedy="as many as the matrix has rows are exact")
+    start = nonzero("start", start[None], (start == 0).all()[None, None])[0]
     spare, v = noise("", 1, {"": start}, seed=1)[0], unit(start)
     w = product(v)
     basis, matrix, scale = w.new_zeros(steps, len(v)), w.new_zeros(steps, steps), w.new_zeros(())

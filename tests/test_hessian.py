@@ -673,3 +673,18 @@ def test_mode_and_weight_decay_are_those_of_the_loss(training):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(*tanh_net())
+
+
+def test_lanczos_has_no_more_room_than_the_matrix_and_needs_a_direction():
+    """Beyond its n dimensions it would find eigenvalues that the matrix does not have."""
+    a = random(6, 6)
+    a, start = a + a.T, random(6, seed=1)
+    values = torch.linalg.eigvalsh(a)
+    close(lanczos(lambda v: a @ v, start, 6)[0], values)
+    with pytest.raises(ValueError, match="steps must be an integer from 1 to 6, got 8; as many as the matrix has rows"):
+        lanczos(lambda v: a @ v, start, 8)
+    with pytest.raises(ValueError, match="start must be without zeros, which have no direction"):
+        lanczos(lambda v: a @ v, 0 * start, 6)
+    both = vmap(lambda s: lanczos(lambda v: a @ v, s, 6)[0])(torch.stack([start, 0 * start]))
+    close(both[0], values)
+    assert both[1].isnan().all()

@@ -334,4 +334,11 @@ MUTANTS = [
         "finest",
         "tests/test_hessian.py::test_the_density_has_the_integral_and_the_mean_of_the_nodes_however_narrow",
     ),
+    (
+        "Lanczos beyond the matrix",
+        _LANCZOS,
+        'whole("steps", steps, most=len(start),',
+        'whole("steps", steps, most=10**6,',
+        "tests/test_hessian.py::test_lanczos_has_no_more_room_than_the_matrix_and_needs_a_direction",
+    ),
 ]
