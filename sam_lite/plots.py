@@ -56,11 +56,11 @@ def band(
 ) -> None:
     """Mean over seeds with a band of one standard deviation. x: (n,), y: (n_seeds, n).
 
-    A seed that is not finite somewhere, since it diverged, is left out there.
+    A seed that is not finite somewhere, since it diverged, or masked, is left out there.
     style: number of colour and line style; if not given, those of the label's role, or the next that the axes have free.
     The band of positive values ends at the smallest, so that a logarithmic axis can show it.
     """
-    x, y = np.asarray(x, float), np.atleast_2d(np.asarray(y, float))
+    x, y = np.asarray(x, float), np.atleast_2d(np.ma.filled(np.ma.asarray(y, float), np.nan))
     if y.shape[1] != len(x):
         raise ValueError(f"y must have shape (n_seeds, {len(x)}) to go with x, got {y.shape}")
     if not np.isfinite(y).any():

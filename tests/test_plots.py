@@ -291,3 +291,13 @@ def test_a_path_that_is_no_row_of_points_is_refused(points):
     """Of (2, 6) six numbers would be taken for three lines."""
     with pytest.raises(ValueError, match=r"points must have shape \(n, 2\), a row for each, got \("):
         plots.path(plots.subplots()[1], points, label="SAM")
+
+
+def test_a_seed_that_is_masked_is_left_out_as_one_that_is_not_a_number():
+    y = np.array([[1.0, 2.0, 7.0], [3.0, 1e30, 8.0], [5.0, 4.0, 9.0]])
+    masked, holed = (plots.subplots()[1] for _ in range(2))
+    plots.band(masked, [0, 1, 2], np.ma.masked_greater(y, 1e9), label="SAM")
+    plots.band(holed, [0, 1, 2], np.where(y > 1e9, np.nan, y), label="SAM")
+    np.testing.assert_array_equal(masked.lines[0].get_ydata(), [3.0, 3.0, 8.0])
+    bands = [ax.collections[0].get_paths()[0].vertices for ax in (masked, holed)]
+    np.testing.assert_array_equal(*bands)

@@ -213,4 +213,11 @@ MUTANTS = [
         "points.ndim != 2 or",
         "tests/test_plots.py::test_a_path_that_is_no_row_of_points_is_refused",
     ),
+    (
+        "a mask dropped",
+        "sam_lite/plots.py",
+        "np.ma.filled(np.ma.asarray(y, float), np.nan)",
+        "np.asarray(y, float)",
+        "tests/test_plots.py::test_a_seed_that_is_masked_is_left_out_as_one_that_is_not_a_number",
+    ),
 ]
