@@ -54,6 +54,7 @@ def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable
     return _stack([_stack([loss(add(add(center, first, s), second, t)) for t in columns]) for s in rows])
 
 
+@torch.no_grad()
 def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tuple[Params, Params, Tensor]:
     """Two random directions, filter-normalized, and the cosine between them.
 

@@ -212,3 +212,12 @@ def test_directions_refuse_what_cannot_move():
         landscape.random_directions({"a": torch.ones(2, 2)}, 0, vectors="ones")
     with pytest.raises(ValueError, match="params must have a filter to move, got vectors only; use vectors='scale'"):
         landscape.random_directions({"a": torch.ones(2)}, 0)
+
+
+def test_directions_from_the_weights_of_a_model_carry_no_graph():
+    model = torch.nn.Linear(3, 2)
+    own = dict(model.named_parameters())
+    first, second, cosine = landscape.random_directions(own, 0)
+    assert not any(t.requires_grad for t in (*first.values(), *second.values(), cosine))
+    detached = landscape.random_directions({name: p.detach() for name, p in own.items()}, 0)
+    assert torch.equal(first["weight"], detached[0]["weight"]) and torch.equal(cosine, detached[2])

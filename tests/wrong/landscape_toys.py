@@ -220,4 +220,11 @@ MUTANTS = [
         "np.asarray(y, float)",
         "tests/test_plots.py::test_a_seed_that_is_masked_is_left_out_as_one_that_is_not_a_number",
     ),
+    (
+        "directions with a graph",
+        "sam_lite/landscape.py",
+        "@torch.no_grad()\ndef random_directions",
+        "@torch.enable_grad()\ndef random_directions",
+        "tests/test_landscape.py::test_directions_from_the_weights_of_a_model_carry_no_graph",
+    ),
 ]
