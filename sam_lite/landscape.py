@@ -41,7 +41,13 @@ def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, cur
     _check_repeats(loss, start)
     turn = math.pi / 2
     pairs = [(math.cos(a * turn), math.sin(a * turn)) if curved else (1 - a, a) for a in _numbers("alphas", alphas)]
-    return _stack([loss({name: s * p + e * end[name] for name, p in start.items()}) for s, e in pairs])
+
+    def between(s: float, e: float) -> Params:
+        if s == 0 or e == 0:  # the other end has no part, even if it is not finite
+            return {name: s * p if e == 0 else e * end[name] for name, p in start.items()}
+        return {name: s * p + e * end[name] for name, p in start.items()}
+
+    return _stack([loss(between(s, e)) for s, e in pairs])
 
 
 @torch.no_grad()

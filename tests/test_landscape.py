@@ -221,3 +221,13 @@ def test_directions_from_the_weights_of_a_model_carry_no_graph():
     assert not any(t.requires_grad for t in (*first.values(), *second.values(), cosine))
     detached = landscape.random_directions({name: p.detach() for name, p in own.items()}, 0)
     assert torch.equal(first["weight"], detached[0]["weight"]) and torch.equal(cosine, detached[2])
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_a_diverged_end_spoils_not_the_other(lost):
+    """At both ends the loss is exactly theirs."""
+    good, bad = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, lost])}
+    loss = lambda p: (p["w"] ** 2).sum()  # noqa: E731
+    there, back = landscape.line(loss, good, bad, [0, 0.5, 1]), landscape.line(loss, bad, good, [0, 0.5, 1])
+    assert there[0] == 5 and not there[1:].isfinite().any()
+    assert back[2] == 5 and not back[:2].isfinite().any()

@@ -227,4 +227,11 @@ MUTANTS = [
         "@torch.enable_grad()\ndef random_directions",
         "tests/test_landscape.py::test_directions_from_the_weights_of_a_model_carry_no_graph",
     ),
+    (
+        "zero times what diverged",
+        "sam_lite/landscape.py",
+        "if s == 0 or e == 0:",
+        "if s == e:",
+        "tests/test_landscape.py::test_a_diverged_end_spoils_not_the_other",
+    ),
 ]
