@@ -26,7 +26,8 @@ def noise(
     """
     like, size = next(iter(params.values())), count(params) if size is None else size
     if not isinstance(rows, Tensor) or rows.ndim == 0:
-        rows, seed = require.whole(name, rows), require.whole("seed", seed, least=0)
+        remedy = "give rows as a tensor, by torch.as_tensor" if hasattr(rows, "__len__") else ""
+        rows, seed = require.whole(name, rows, remedy=remedy), require.whole("seed", seed, least=0)
         rows = torch.from_numpy(law(np.random.default_rng(seed), size=(rows, size)))
     if rows.shape[1:] != (size,):
         raise ValueError(f"{name} must have shape (n, {size}), one entry for each weight, got {tuple(rows.shape)}")

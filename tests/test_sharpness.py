@@ -745,3 +745,14 @@ def test_there_is_no_percentage_of_a_loss_below_minus_one(box):
     close(above.value, 100 * (corner - loss(x)) / (loss(x) - 0.1))
     both = vmap(lambda s: box_sharpness(lambda p: loss(p) + s, x, 1e-3).value)(torch.tensor([-7.0, 0.0]))
     assert both[0].isnan() and both[1] > 0
+
+
+@pytest.mark.parametrize("rows", [np.eye(3), np.eye(3).tolist()], ids=["array", "list"])
+def test_rows_that_are_no_tensor_are_refused_with_the_remedy(rows):
+    loss = lambda p: (p["w"] ** 2).sum()  # noqa: E731
+    for measure, name in ((worst_sharpness, "starts"), (average_sharpness, "samples"), (box_sharpness, "starts")):
+        with pytest.raises(
+            ValueError, match=rf"(?s){name} must be an integer.*; give rows as a tensor, by torch.as_tensor"
+        ):
+            measure(loss, point([0.0] * 3), 0.1, **{name: rows})
+        measure(loss, point([0.0] * 3), 0.1, **{name: torch.as_tensor(rows)})

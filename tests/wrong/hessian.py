@@ -341,4 +341,11 @@ MUTANTS = [
         'whole("steps", steps, most=10**6,',
         "tests/test_hessian.py::test_lanczos_has_no_more_room_than_the_matrix_and_needs_a_direction",
     ),
+    (
+        "rows of NumPy without a remedy",
+        _NOISE,
+        'if hasattr(rows, "__len__") else ""',
+        'if hasattr(rows, "fill_") else ""',
+        "tests/test_sharpness.py::test_rows_that_are_no_tensor_are_refused_with_the_remedy",
+    ),
 ]
