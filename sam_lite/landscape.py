@@ -8,6 +8,7 @@ ValueError for no numbers or numbers that are not finite, for names or shapes th
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -47,7 +48,8 @@ def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, cur
             return {name: s * p if e == 0 else e * end[name] for name, p in start.items()}
         return {name: s * p + e * end[name] for name, p in start.items()}
 
-    return _stack([loss(between(s, e)) for s, e in pairs])
+    with _kept(loss):
+        return _stack([loss(between(s, e)) for s, e in pairs])
 
 
 @torch.no_grad()
@@ -57,7 +59,8 @@ def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable
     check_alike(center, "second", second)
     _check_repeats(loss, center)
     rows, columns = _numbers("a", a), _numbers("b", b)
-    return _stack([_stack([loss(add(add(center, first, s), second, t)) for t in columns]) for s in rows])
+    with _kept(loss):
+        return _stack([_stack([loss(add(add(center, first, s), second, t)) for t in columns]) for s in rows])
 
 
 @torch.no_grad()
@@ -98,6 +101,11 @@ def _numbers(name: str, values: Iterable[float]) -> list[float]:
     if not numbers:
         raise require.error(name, "one or more finite numbers in a row", values)
     return numbers
+
+
+def _kept(loss: Loss) -> AbstractContextManager:
+    """Inside, a loss of one's own leaves the statistics of its model as they are; one of `loss_of` does so by itself."""
+    return nullcontext() if getattr(loss, "checked", False) else pure.frozen_statistics()
 
 
 def _check_repeats(loss: Loss, params: Params) -> None:

@@ -256,11 +256,11 @@ def repeated(loss: Callable[[dict[str, Tensor]], object], params: dict[str, Tens
     """loss(params), evaluated twice; ValueError if it draws random numbers, or gives two different values.
 
     A value on a GPU cannot be read without waiting, and one under `torch.vmap` not at all: there, only draws of random
-    numbers are noticed. The random state stays as it was.
+    numbers are noticed. The random state stays as it was, and so do batch-norm statistics.
     """
     before = random_states(params.values())
     try:
-        with torch.no_grad():
+        with torch.no_grad(), frozen_statistics():
             first, after_first = loss(params), random_states(params.values())
             second, after_second = loss(params), random_states(params.values())
     finally:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.func import vmap
+from torch.func import functional_call, vmap
 
 from sam_lite import landscape
 from sam_lite.params import count, from_vector, loss_of, params_of, stack, to_vector
@@ -231,3 +231,17 @@ def test_a_diverged_end_spoils_not_the_other(lost):
     there, back = landscape.line(loss, good, bad, [0, 0.5, 1]), landscape.line(loss, bad, good, [0, 0.5, 1])
     assert there[0] == 5 and not there[1:].isfinite().any()
     assert back[2] == 5 and not back[:2].isfinite().any()
+
+
+def test_a_loss_of_ones_own_leaves_batch_norm_as_it_is():
+    """A model in training mode averages the statistics of every batch that it is given."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    x, y, params = torch.randn(20, 3), torch.arange(20) % 2, params_of(model)
+    before = {name: b.clone() for name, b in model.state_dict().items()}
+    own = lambda p: nn.functional.cross_entropy(functional_call(model, p, (x,)), y)  # noqa: E731
+    further = {name: 2 * p for name, p in params.items()}
+    found = landscape.line(own, params, further, [0, 1, 2])
+    torch.testing.assert_close(found, landscape.line(loss_of(model, x, y), params, further, [0, 1, 2]))
+    landscape.plane(own, params, further, further, [0, 1], [0, 1])
+    assert all(torch.equal(b, before[name]) for name, b in model.state_dict().items())

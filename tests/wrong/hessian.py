@@ -348,4 +348,11 @@ MUTANTS = [
         'if hasattr(rows, "fill_") else ""',
         "tests/test_sharpness.py::test_rows_that_are_no_tensor_are_refused_with_the_remedy",
     ),
+    (
+        "statistics of the two trials",
+        _PURE,
+        "with torch.no_grad(), frozen_statistics():",
+        "with torch.no_grad():",
+        "tests/test_landscape.py::test_a_loss_of_ones_own_leaves_batch_norm_as_it_is",
+    ),
 ]

@@ -234,4 +234,11 @@ MUTANTS = [
         "if s == e:",
         "tests/test_landscape.py::test_a_diverged_end_spoils_not_the_other",
     ),
+    (
+        "statistics of a loss of one's own",
+        "sam_lite/landscape.py",
+        "else pure.frozen_statistics()",
+        "else nullcontext()",
+        "tests/test_landscape.py::test_a_loss_of_ones_own_leaves_batch_norm_as_it_is",
+    ),
 ]
