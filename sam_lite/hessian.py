@@ -144,8 +144,8 @@ def top_eigenvalues(
     if not (start is None or isinstance(start, Tensor)):
         raise require.error("start", "a vector (n_params,)", type(start), "give to_vector(start)")
     row = noise("start", 1 if start is None else start[None], params, seed)
-    product, start = _on_vectors(loss, params), nonzero("start", row, (row == 0).all(1, keepdim=True))[0]
-    values, mixes, basis = lanczos(product, start, min(steps, len(start)), k, tol)
+    product = _on_vectors(loss, params)
+    values, mixes, basis = lanczos(product, row[0], min(steps, row.shape[1]), k, tol)
     values, vectors = values.flip(0)[:k], mixes.flip(1)[:, :k].mT @ basis  # (k,), (k, n_params)
     missed = torch.stack([product(v) - value * v for value, v in zip(values, vectors, strict=True)])
     return Eigenpairs(values, vmap(lambda v: from_vector(v, params))(vectors), length(missed))

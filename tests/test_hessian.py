@@ -330,9 +330,13 @@ def test_density_of_all_coordinates_is_the_spectrum():
 
 def test_smoothing_does_not_depend_on_the_scale_of_the_loss():
     params, loss = tanh_net()
-    one, thousand = (spectral_density(lambda p, c=c: c * loss(p), params, steps=10, points=50) for c in (1, 1024))
+    one, thousand, thousandth = (
+        spectral_density(lambda p, c=c: c * loss(p), params, steps=10, points=200) for c in (1, 1024, 1 / 1024)
+    )
     close(thousand.grid, 1024 * one.grid)
     close(thousand.values, one.values / 1024)
+    close(thousandth.grid, one.grid / 1024)
+    close(thousandth.values, 1024 * one.values)
     flat = spectral_density(*reversed(quadratic(0, 0)))
     assert torch.trapezoid(flat.values, flat.grid).item() == pytest.approx(1, abs=1e-5)
 

@@ -294,9 +294,9 @@ MUTANTS = [
     ),
     (
         "a zero as eigenvector",
-        _HESSIAN,
-        'nonzero("start", row, (row == 0).all(1, keepdim=True))[0]',
-        "row[0]",
+        _LANCZOS,
+        'nonzero("start", start[None], (start == 0).all()[None, None])[0]',
+        "start",
         "tests/test_hessian.py::test_a_start_without_direction_is_refused",
     ),
     (
