@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import types
 import warnings
 import zlib
 from collections import Counter, OrderedDict
@@ -34,6 +35,7 @@ def settings_of(model: nn.Module, data: Any, optimizer: Optimizer, **others) -> 
     kinds = {"model": type(model)} | {kind: type(part) for kind, part in _wrapped(optimizer).items()}
     inner = details(model) | {name: kind for name, kind in kinds.items() if written_by_the_user(kind)}
     found["details"] = "\n".join(f"{name}: {say(value)}" for name, value in inner.items())
+    found["hooks"] = "\n".join(f"{name}: {say(hook)}" for name, hook in _hooks(model, optimizer)) or "none"
     names = {id(p): name for name, p in model.named_parameters()}
     for i, group in enumerate(optimizer.param_groups):
         which = f" of group {i}" if len(optimizer.param_groups) > 1 else ""
@@ -48,6 +50,17 @@ def _wrapped(optimizer: Optimizer) -> dict[str, Optimizer]:
     while inner := next((v for v in settings_in(inner).values() if isinstance(v, Optimizer)), None):
         found["base " * (len(found) - 1) + "base"] = inner
     return found
+
+
+def _hooks(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, Any]]:
+    """Functions that change gradients on the way back through a layer, or what a step does, each with its place.
+
+    Methods are left out: what their objects hold may be what they count.
+    """
+    kinds = "_backward_hooks", "_backward_pre_hooks", "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
+    things = [*model.named_modules(), *_wrapped(optimizer).items()]
+    hooks = [(name, hook) for name, one in things for kind in kinds for hook in vars(one).get(kind, {}).values()]
+    return [(name, hook) for name, hook in hooks if isinstance(hook, (types.FunctionType, partial))]
 
 
 def _layers(model: nn.Module) -> dict[str, str]:
@@ -99,7 +112,8 @@ def resume(
     """
     saved = _read(path)
     old, states, random, rows = (saved[key] for key in ("settings", "states", "random", "rows"))
-    old.setdefault("details", settings["details"])  # which early files do not have
+    for key in ("details", "hooks"):
+        old.setdefault(key, settings[key])  # which early files do not have
     for key in dict.fromkeys([*settings, *old]):
         if (before := old.get(key, "none")) != (now := settings.get(key, "none")):
             before, now = _where_they_part(before, now)

@@ -1149,6 +1149,35 @@ def test_a_compiled_model_has_the_details_of_what_was_compiled():
     assert told(torch.compile(net())) == told(net()) == expected
 
 
+def limited(parameters, limit, *_):
+    """To be called around a step: the gradients stay in a box."""
+    nn.utils.clip_grad_value_(parameters, limit)
+
+
+@pytest.mark.parametrize("place", ["optimizer", "base", "layer"])
+def test_hooks_on_gradients_and_steps_are_those_that_a_file_was_saved_with(data, tmp_path, place):
+    def run(limit, path, steps):
+        model = build(lambda: mlp(40, [8], 10), 0)
+        base = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = SAM(base, 0.05)
+        if place == "layer":
+            model[2].register_full_backward_hook(lambda layer, inner, outer: tuple(g * limit for g in inner))
+        else:
+            change = functools.partial(limited, list(model.parameters()), limit)
+            optimizer.register_step_post_hook(change) if place == "optimizer" else base.register_step_pre_hook(change)
+        train(model, data, optimizer, batch_size=24, steps=steps, check_every=4, checkpoint=path)
+        return params_of(model)
+
+    run(0.01, tmp_path / "run.pt", 4)
+    with pytest.raises(ValueError, match="run.pt was saved with other settings, hooks "):
+        run(0.02, tmp_path / "run.pt", 8)
+    torch.testing.assert_close(run(0.01, tmp_path / "run.pt", 8), run(0.01, None, 8), rtol=0, atol=0)
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    del saved["settings"]["hooks"]
+    torch.save(saved, tmp_path / "early.pt")
+    run(0.02, tmp_path / "early.pt", 12)  # an early file goes on
+
+
 class Projected(nn.Module):
     """With a random matrix that is no buffer, and that no `state_dict` holds."""
 

@@ -78,6 +78,13 @@ MUTANTS = [
         "tests/test_train.py::test_inputs_that_want_a_gradient_get_none_and_four_tensors_are_data",
     ),
     (
+        "a training goes on with other hooks on gradients and steps",
+        _CHECKPOINT,
+        'for name, hook in _hooks(model, optimizer)) or "none"',
+        'for name, hook in []) or "none"',
+        "tests/test_train.py::test_hooks_on_gradients_and_steps_are_those_that_a_file_was_saved_with",
+    ),
+    (
         "stops above the loss",
         _PLAN,
         "loss <= self.stop_loss",
