@@ -72,6 +72,10 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
     if start is None:
         if shared.issuperset(p for p in first.parameters() if p.requires_grad):
             raise require.error("make", f"{BUILDS} at each call", "the same again", "or give start")
+        if not all(map(torch.equal, first.parameters(), model.parameters())):
+            raise require.error(
+                "make", f"{BUILDS} from its seed alone", "two of one seed that differ", "draw with torch"
+            )
         told, look = _told(model), partial(_outputs, params=params_of(first), x=data.x_train[:2])
         expected = None if stacked.chain(model) else look(model)
         members = []

@@ -703,6 +703,25 @@ def test_a_function_that_seeds_itself_is_refused():
     torch.testing.assert_close(again.params, first.params, rtol=0, atol=0)
 
 
+def test_models_that_come_from_other_dice_or_from_a_row_are_refused():
+    """The seed would not stand for them, and of a row the second would be the first."""
+    dice, row = np.random.default_rng(0), iter([MAKE() for _ in range(9)])
+
+    def other_dice():
+        model = MAKE()
+        model[0].weight.data = torch.from_numpy(dice.normal(size=(8, 6))).float()
+        return model
+
+    for make in (other_dice, lambda: next(row)):
+        with pytest.raises(
+            ValueError, match="a model from its seed alone, got 'two of one seed that differ'; draw with torch"
+        ):
+            train_ensemble(make, cloud(), seeds=[0, 1], batch_size=8, lr=0.1, steps=2)
+    start = stack([params_of(MAKE()) for _ in range(2)])
+    found = train_ensemble(lambda: next(row), cloud(), seeds=[0, 1], batch_size=8, lr=0.1, steps=2, start=start)
+    torch.testing.assert_close(found.start, {name: p.double() for name, p in start.items()})
+
+
 def test_models_that_hide_others_are_refused():
     message = "model must be plain modules, got .*DataParallel.*; use what it was made of"
     if torch.cuda.is_available():  # where DataParallel sends what it is given

@@ -803,6 +803,13 @@ MUTANTS = [
         "tests/test_ensemble.py::test_integers_among_the_parameters_stay_integers",
     ),
     (
+        "of models from a row the second is the first",
+        _STARTING,
+        "if not all(map(torch.equal, first.parameters(), model.parameters())):",
+        "if False:",
+        "tests/test_ensemble.py::test_models_that_come_from_other_dice_or_from_a_row_are_refused",
+    ),
+    (
         "layers in a list are those of the first seed",
         _STARTING,
         "if isinstance(one, nn.Module) and one not in known",
