@@ -221,13 +221,15 @@ def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Ten
 
 
 def wrong_labels(y: Tensor, share: float, seed: int) -> Tensor:
-    """y (n,) with round(share n) of its labels, chosen by `seed`, replaced by one of the other nine; uniformly."""
+    """y (n,), from 0 to 9, with round(share n) labels, chosen by `seed`, replaced by one of the other nine; uniformly."""
+    if y.numel() and (odd := [label for label in (int(y.min()), int(y.max())) if not 0 <= label <= 9]):
+        raise require.error("y", "labels from 0 to 9", odd)
     n, generator = len(y), torch.Generator().manual_seed(require.seed(seed))
     wrong = round(require.number("share", share, least=0, most=1) * n)
     which = torch.randperm(n, generator=generator, device="cpu")[:wrong]
     shift, found = torch.randint(1, 10, (len(which),), generator=generator, device="cpu"), y.clone()
     which = which.to(y.device)
-    found[which] = (y[which] + shift.to(y.device)) % 10
+    found[which] = ((y[which] + shift.to(y.device)) % 10).to(y.dtype)
     return found
 
 

@@ -482,3 +482,14 @@ def test_neither_the_default_device_nor_type_changes_what_is_drawn(request, fold
     assert all(a.device.type == "cpu" and a.dtype == b.dtype for a, b in zip(found, expected, strict=True))
     torch.set_default_device(None)
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_wrong_labels_keep_their_type_and_are_those_of_ten_classes(dtype):
+    y = (torch.arange(60) % 10).to(dtype)
+    found = wrong_labels(y, 0.5, seed=0)
+    assert found.dtype == dtype and (found != y).sum() == 30
+    assert torch.equal(found.long(), wrong_labels(y.long(), 0.5, seed=0))
+    assert len(wrong_labels(y[:0], 0.5, seed=0)) == 0
+    with pytest.raises(ValueError, match=r"y must be labels from 0 to 9, got \[10\]"):
+        wrong_labels(y + 1, 0.5, seed=0)
