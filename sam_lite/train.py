@@ -249,6 +249,7 @@ def _scheduled(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float
     rates = [group["lr"] for group in optimizer.param_groups]
 
     def scale(factor: float) -> None:
+        rates.extend(group["lr"] for group in optimizer.param_groups[len(rates) :])  # of those that `record` has added
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = factor * rate
 

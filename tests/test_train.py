@@ -145,6 +145,33 @@ def test_a_schedule_multiplies_the_rates_as_torchs_scheduler_does_and_is_gone_af
     assert_same(ours, theirs)
 
 
+def test_a_schedule_takes_layers_that_record_adds(data):
+    """Gradual unfreezing, against a plain loop."""
+
+    def halves(step):
+        return 0.5**step
+
+    model, other = (build(lambda: mlp(40, [8], 10), 0) for _ in range(2))
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+
+    def record(step, model):
+        if step == 2:
+            optimizer.add_param_group({"params": model[0].parameters(), "lr": 0.3})
+        return {}
+
+    train(model, data, optimizer, batch_size=24, steps=4, record_every=1, record=record, schedule=halves)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.3]
+    dice = torch.Generator().manual_seed(0)
+    for step, index in enumerate(batches(96, 24, dice)):
+        other.zero_grad()
+        F.cross_entropy(other(data.x_train[index]), data.y_train[index]).backward()
+        with torch.no_grad():
+            for layer, lr in ((other[2], 0.1), (other[0], 0.3 if step >= 2 else 0.0)):
+                for p in layer.parameters():
+                    p -= lr * halves(step) * p.grad
+    torch.testing.assert_close(params_of(model), params_of(other))
+
+
 class Once(torch.optim.Optimizer):
     """An optimizer that makes only the step of one number, and lets the others pass."""
 

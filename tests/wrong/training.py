@@ -85,6 +85,20 @@ MUTANTS = [
         "tests/test_train.py::test_hooks_on_gradients_and_steps_are_those_that_a_file_was_saved_with",
     ),
     (
+        "a schedule stumbles over layers that are added",
+        _TRAIN,
+        'rates.extend(group["lr"] for group in optimizer.param_groups[len(rates) :])',
+        "pass",
+        "tests/test_train.py::test_a_schedule_takes_layers_that_record_adds",
+    ),
+    (
+        "wrong labels of more classes are drawn among ten",
+        _DATA,
+        "if not 0 <= label <= 9]",
+        "if False]",
+        "tests/test_data.py::test_wrong_labels_keep_their_type_and_are_those_of_ten_classes",
+    ),
+    (
         "stops above the loss",
         _PLAN,
         "loss <= self.stop_loss",
