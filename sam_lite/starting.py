@@ -114,9 +114,13 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
             rule = f"{BUILDS} that computes the same at every call"
             raise require.error("make", rule, moved, "use `train`, one by one")
         data.check(out.shape[-1] if criterion is F.cross_entropy else None)
-        loss = criterion(out[0], y)
+        loss, again = (criterion(out[0].clone(), y) for _ in range(2))
     if not isinstance(loss, Tensor) or loss.ndim:
         raise require.error("criterion", "a function that returns the loss, a tensor without dimensions", loss)
+    if not _close(loss, again):
+        raise require.error(
+            "criterion", "one that gives equal outputs one loss", [loss, again], "use `train`, one by one"
+        )
     return outputs
 
 
@@ -140,19 +144,17 @@ def _unseeded(make: Callable) -> Any:
 
 def _weights(model: nn.Module, first: nn.Module, expected: dict[str, Any]) -> Params:
     """The weights of one model; ValueError if it differs from the first, of which this is told, in more than its weights."""
+    remedy = "make it a parameter with requires_grad=False"
     for (name, b), other in zip(model.named_buffers(), first.buffers(), strict=True):
         if not torch.equal(b, other):
-            raise ValueError(
-                f"buffer {name!r} must be equal for all seeds; make it a parameter with requires_grad=False"
-            )
+            raise ValueError(f"buffer {name!r} must be equal for all seeds; {remedy}")
     for (name, layer), other in zip(model.named_modules(), first.modules(), strict=True):
         for key, value in vars(layer).items():
             same = vars(other).get(key)
-            if isinstance(value, Tensor) and not (
-                value.requires_grad or isinstance(same, Tensor) and value.equal(same)
-            ):
-                rule, remedy = "equal for all seeds", "make it a parameter with requires_grad=False"
-                raise require.error(f"tensor {f'{name}.{key}'.lstrip('.')!r} of the model", rule, "another", remedy)
+            other_kind = not isinstance(value, Tensor) or value.requires_grad
+            if not (other_kind or isinstance(same, Tensor) and value.equal(same)):
+                what = f"tensor {f'{name}.{key}'.lstrip('.')!r} of the model"
+                raise require.error(what, "equal for all seeds", "another", remedy)
     told = _told(model)
     if odd := [name for name in told if told[name] != expected.get(name)]:
         raise require.error("make", ALIKE, odd)

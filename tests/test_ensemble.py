@@ -747,6 +747,41 @@ def test_inputs_that_want_a_gradient_get_none(make):
     assert wanting.x_train.grad is None and not any(p.requires_grad for p in found.params.values())
 
 
+class Fading(nn.Module):
+    """A loss of its own at every call, since a warm-up counts them or a mask is drawn."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.calls, self.mask = kind, 0, nn.Dropout(0.5)
+
+    def forward(self, out, y):
+        self.calls += 1
+        return F.cross_entropy(out, y) / self.calls if self.kind == "count" else F.cross_entropy(self.mask(out), y)
+
+
+@pytest.mark.parametrize("kind", ["count", "mask"])
+def test_a_criterion_with_another_loss_at_each_call_is_refused(kind):
+    """It is called once for all models together, and at each look at all data."""
+    run = partial(train_ensemble, MAKE, cloud(), seeds=[0, 1], batch_size=8, lr=0.1, steps=5)
+    with pytest.raises(
+        ValueError, match="criterion must be one that gives equal outputs one loss, got .*; use `train`"
+    ):
+        run(criterion=Fading(kind))
+    run(criterion=lambda out, y: F.cross_entropy(out * 1.0, y))
+    gelu = partial(mlp, 6, (8,), 3, "gelu")  # of which a criterion may change the outputs
+    found = train_ensemble(gelu, cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5, criterion=doubled)
+    other = train_ensemble(gelu, cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5, criterion=twice)
+    torch.testing.assert_close(found.params, other.params)
+
+
+def doubled(out, y):
+    return F.cross_entropy(out.mul_(2), y)
+
+
+def twice(out, y):
+    return F.cross_entropy(2 * out, y)
+
+
 @pytest.mark.parametrize("make", [MAKE, partial(mlp, 6, (8,), 3, "gelu")], ids=["chain", "vmap"])
 @pytest.mark.parametrize(
     "criterion",

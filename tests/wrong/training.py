@@ -824,6 +824,13 @@ MUTANTS = [
         "tests/test_ensemble.py::test_models_that_come_from_other_dice_or_from_a_row_are_refused",
     ),
     (
+        "a criterion that counts its calls is called once for all models",
+        _STARTING,
+        "if not _close(loss, again):",
+        "if False:",
+        "tests/test_ensemble.py::test_a_criterion_with_another_loss_at_each_call_is_refused",
+    ),
+    (
         "layers in a list are those of the first seed",
         _STARTING,
         "if isinstance(one, nn.Module) and one not in known",
