@@ -87,8 +87,8 @@ def loss_of(
         with pure.untouched(model), pure.eager():
             for module, training in modes:
                 module.training = training
-            given = x.clone() if isinstance(x, Tensor) else x  # which a model may change
-            return criterion(functional_call(model, state, (given,)), y)
+            given, labels = (t.clone() if isinstance(t, Tensor) else t for t in (x, y))  # both may be changed inside
+            return criterion(functional_call(model, state, (given,)), labels)
 
     params = params_of(model)
     if isinstance(x, Tensor):  # a model may be made in one place and type, and its parameters be given in others

@@ -123,7 +123,7 @@ def evaluate(
         some = {name: p[i : i + together] for name, p in params.items()}
         n = min(together, len(first) - i)
         out = torch.cat([outputs(some, xs.expand(n, *xs.shape)) for xs in x.split(BLOCK)], dim=1)
-        loss = vmap(criterion, in_dims=(0, None))(out, y)
+        loss = vmap(criterion, in_dims=(0, None))(out, y.clone())  # which it may change
         known = out.ndim == 3 and n_out > 1 and y.ndim == 1
         found.append((loss, (out.argmax(2) == y).sum(1) / len(x) if known else torch.full_like(loss, torch.nan)))
     return tuple(map(torch.cat, zip(*found, strict=True)))

@@ -114,7 +114,7 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
             rule = f"{BUILDS} that computes the same at every call"
             raise require.error("make", rule, moved, "use `train`, one by one")
         data.check(out.shape[-1] if criterion is F.cross_entropy else None)
-        loss, again = (criterion(out[0].clone(), y) for _ in range(2))
+        loss, again = (criterion(out[0].clone(), y.clone()) for _ in range(2))
     if not isinstance(loss, Tensor) or loss.ndim:
         raise require.error("criterion", "a function that returns the loss, a tensor without dimensions", loss)
     if not _close(loss, again):
@@ -128,7 +128,7 @@ def rest_unused(model: nn.Module, data: Data, batch_size: int, criterion: Callab
     """Freeze what the loss does not depend on: no optimizer of torch moves what has no gradient, by weight decay either."""
     learned = [p for p in model.parameters() if p.requires_grad]
     with pure.untouched(model), torch.enable_grad():
-        loss = criterion(model(data.x_train[:batch_size].clone()), data.y_train[:batch_size])
+        loss = criterion(model(data.x_train[:batch_size].clone()), data.y_train[:batch_size].clone())
     if loss.requires_grad:
         for p, g in zip(learned, torch.autograd.grad(loss, learned, allow_unused=True), strict=True):
             p.requires_grad_(g is not None)

@@ -14,9 +14,12 @@ from torch.nn.utils import parametrizations, parametrize
 
 from sam_lite import hessian, landscape, measures, sharpness, stacked
 from sam_lite.batchnorm import loss_between
+from sam_lite.data import Data
+from sam_lite.ensemble import train_ensemble
 from sam_lite.params import add, load_params, loss_of, params_of, stack
 from sam_lite.pure import untouched
 from sam_lite.sam import SAM, m_sam_gradient, sam_gradient
+from sam_lite.train import train
 
 X, Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
 
@@ -310,6 +313,32 @@ def test_inputs_that_a_model_changes_stay_what_they_are():
     expected = loss_of(nn.Linear(5, 3), X - 1, Y)(params)
     torch.testing.assert_close(loss_of(once, x, Y)(params_of(once)), expected)  # and the loss is not called random
     assert torch.equal(x, X)
+
+
+def from_one(out, y):
+    """A criterion for labels from 1 on, in place."""
+    return F.cross_entropy(out, y.sub_(1))
+
+
+def test_labels_that_a_criterion_changes_stay_what_they_are():
+    """The other route: a criterion that leaves them."""
+    data, settings = Data(X, Y + 1, X.flip(0), Y.flip(0) + 1), {"batch_size": 4, "steps": 60, "check_every": 2}
+
+    def other(out, y):
+        return F.cross_entropy(out, y - 1)
+
+    rows, losses, tables = [], [], []
+    for criterion in (from_one, other):
+        model = nn.Linear(5, 4).requires_grad_()
+        load_params(model, {"weight": torch.eye(4, 5), "bias": torch.zeros(4)})
+        losses.append(loss_of(model, X, data.y_train, criterion)(params_of(model)))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        rows.append(train(model, data, optimizer, criterion=criterion, record_every=7, **settings).records)
+        make = lambda: nn.Sequential(nn.Linear(5, 4))  # noqa: E731
+        many = train_ensemble(make, data, seeds=[0, 1], lr=0.1, weight_decay=0.1, criterion=criterion, **settings)
+        tables.append(many.table)
+        assert torch.equal(data.y_train, Y + 1) and torch.equal(data.y_test, Y.flip(0) + 1)
+    assert losses[0] == losses[1] and rows[0].equals(rows[1]) and tables[0].equals(tables[1])
 
 
 def test_two_parameters_in_one_memory_are_refused_and_one_of_two_names_is_not():

@@ -48,8 +48,8 @@ MUTANTS = [
     (
         "a second gradient that nobody counts",
         _RIVALS,
-        "calls += 1",
-        "calls = max(calls, 1)",
+        "calls, found = calls + 1,",
+        "calls, found = max(calls, 1),",
         f"{_TEST}sam_is_the_optimizer_of_the_package",
     ),
     (

@@ -497,8 +497,8 @@ MUTANTS = [
     (
         "inputs are changed by the model",
         _PARAMS,
-        "given = x.clone() if isinstance(x, Tensor) else x",
-        "given = x",
+        "given, labels = (t.clone() if isinstance(t, Tensor) else t for t in (x, y))",
+        "given, labels = x, y",
         _UNTOUCHED + "inputs_that_a_model_changes_stay_what_they_are",
     ),
     (

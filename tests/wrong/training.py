@@ -99,6 +99,20 @@ MUTANTS = [
         "tests/test_data.py::test_wrong_labels_keep_their_type_and_are_those_of_ten_classes",
     ),
     (
+        "a criterion changes the labels of a training",
+        _TRAIN,
+        "float(criterion(outputs, y.clone()))",
+        "float(criterion(outputs, y))",
+        "tests/test_untouched.py::test_labels_that_a_criterion_changes_stay_what_they_are",
+    ),
+    (
+        "a criterion changes the labels of an ensemble",
+        _STACKED,
+        "(out, y.clone())",
+        "(out, y)",
+        "tests/test_untouched.py::test_labels_that_a_criterion_changes_stay_what_they_are",
+    ),
+    (
         "stops above the loss",
         _PLAN,
         "loss <= self.stop_loss",
@@ -129,7 +143,7 @@ MUTANTS = [
     (
         "chunks of evaluation count alike",
         _TRAIN,
-        "return float(criterion(outputs, y)),",
+        "return float(criterion(outputs, y.clone())),",
         "parts = zip(outputs.split(chunk), y.split(chunk), strict=True)\n"
         "        return sum(float(criterion(a, b)) * len(a) for a, b in parts) / len(x),",
         "tests/test_train.py::test_the_loss_is_that_of_all_points_whatever_the_criterion[class weights]",
@@ -431,7 +445,7 @@ MUTANTS = [
     (
         "blocks of evaluation count alike",
         _STACKED,
-        "loss = vmap(criterion, in_dims=(0, None))(out, y)",
+        "loss = vmap(criterion, in_dims=(0, None))(out, y.clone())",
         "loss = sum(vmap(criterion, in_dims=(0, None))(a, b) * len(b) / len(y) "
         "for a, b in zip(out.split(BLOCK, 1), y.split(BLOCK), strict=True))",
         "tests/test_ensemble.py::test_the_loss_is_that_of_all_points_whatever_the_criterion[class weights-67108864]",
