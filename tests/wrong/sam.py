@@ -477,7 +477,7 @@ MUTANTS = [
         "attributes are not put back",
         _PURE,
         "for value, before in kept.values():",
-        "for value, before in [one for key, one in kept.items() if key not in map(id, modules)]:",
+        "for value, before in [one for key, one in kept.items() if key not in [id(vars(m)) for m in modules]]:",
         _UNTOUCHED + "no_function_changes_a_model",
     ),
     (
@@ -491,7 +491,7 @@ MUTANTS = [
         "lists and hooks are not put back",
         _PURE,
         "for value, before in kept.values():",
-        "for value, before in [kept[id(attributes)] for attributes in modules]:",
+        "for value, before in [kept[id(vars(m))] for m in modules]:",
         _UNTOUCHED + "no_function_changes_a_model",
     ),
     (
