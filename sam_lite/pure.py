@@ -200,7 +200,7 @@ def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]
 
     A loss from `loss_of` was checked when it was made (`loss.checked`).
     """
-    check_measured(params)
+    require.measured(params)
     if not getattr(loss, "checked", False):
         value = repeated(loss, params)
         if not (isinstance(value, Tensor) and value.ndim == 0):
@@ -224,32 +224,6 @@ def differentiable(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return found
 
     return value
-
-
-def check_precision(params: dict[str, Tensor]) -> None:
-    """Raise ValueError for no parameters, and for types other than float32 and float64: rounding would hide differences."""
-    if not params:
-        raise require.error("params", "at least one tensor", params)
-    for name, p in params.items():
-        if p.dtype not in (torch.float32, torch.float64):
-            counts = not (p.is_floating_point() or p.is_complex())  # such as a buffer of state_dict()
-            remedy = "give params_of(model)" if counts else "use .float() on model and data"
-            raise require.error(f"params[{name!r}]", "float32 or float64", p.dtype, remedy)
-
-
-def check_measured(params: dict[str, Tensor]) -> None:
-    """`check_precision`, and ValueError inside `torch.autocast`, which computes in half precision what it is not given so."""
-    check_precision(params)
-    for kind in {p.device.type for p in params.values() if p.dtype == torch.float32}:
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            remedy = f"measure outside of it, or in `with torch.autocast({kind!r}, enabled=False)`"
-            raise require.error("torch.autocast", "off while float32 weights are measured", "on", remedy)
-
-
-def check_dense(grads: Iterable[Tensor]) -> None:
-    """Raise TypeError for sparse gradients, which have no norm and no step."""
-    if any(g.layout != torch.strided for g in grads):
-        raise TypeError("SAM needs dense gradients, got a sparse one; use nn.Embedding(..., sparse=False)")
 
 
 def repeated(loss: Callable[[dict[str, Tensor]], object], params: dict[str, Tensor], perhaps: str = "") -> object:

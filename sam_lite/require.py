@@ -1,12 +1,14 @@
 """What a function may be given: each check names the argument, the rule, the value and, where it helps, the remedy.
 
-Each returns the value as a plain Python number. NumPy's numbers and tensors of one number are numbers too.
+Those for one number return it as a plain Python number. NumPy's numbers and tensors of one number are numbers too.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -51,6 +53,32 @@ def whole(name: str, value: object, *, least: int = 1, most: float = math.inf, r
 def seed(value: object, name: str = "seed") -> int:
     """An integer that torch and NumPy take for the start of their random numbers; ValueError for anything else."""
     return whole(name, value, least=0, most=2**63 - 1)
+
+
+def precision(params: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for no parameters, and for types other than float32 and float64: rounding would hide differences."""
+    if not params:
+        raise error("params", "at least one tensor", params)
+    for name, p in params.items():
+        if p.dtype not in (torch.float32, torch.float64):
+            counts = not (p.is_floating_point() or p.is_complex())  # such as a buffer of state_dict()
+            remedy = "give params_of(model)" if counts else "use .float() on model and data"
+            raise error(f"params[{name!r}]", "float32 or float64", p.dtype, remedy)
+
+
+def measured(params: Mapping[str, Tensor]) -> None:
+    """`precision`, and ValueError inside `torch.autocast`, which computes in half precision what it is not given so."""
+    precision(params)
+    for kind in {p.device.type for p in params.values() if p.dtype == torch.float32}:
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            remedy = f"measure outside of it, or in `with torch.autocast({kind!r}, enabled=False)`"
+            raise error("torch.autocast", "off while float32 weights are measured", "on", remedy)
+
+
+def dense(grads: Iterable[Tensor]) -> None:
+    """Raise TypeError for sparse gradients, which have no norm and no step."""
+    if any(g.layout != torch.strided for g in grads):
+        raise TypeError("SAM needs dense gradients, got a sparse one; use nn.Embedding(..., sparse=False)")
 
 
 def error(name: str, rule: str, value: object, remedy: str = "") -> ValueError:

@@ -51,10 +51,10 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
     for name, p in params.items():
         if p.is_complex():
             raise require.error(f"params[{name!r}]", "real", p.dtype, "take torch.view_as_real(p) for the parameter")
-    pure.check_precision(params)
+    require.precision(params)
     states = pure.random_states(params.values())
     grads, value = grad_and_value(pure.differentiable(loss))(params)
-    pure.check_dense(grads.values())
+    require.dense(grads.values())
     climbed = add(params, checked(ascent(grads, params, rho), params))
     with pure.from_states(states):
         return grad(loss)(climbed), value
@@ -287,4 +287,4 @@ def _check_tensors(weights: Sequence[Tensor]) -> None:
     for dtype in {p.dtype for p in weights if p.requires_grad}:
         if dtype.itemsize < 4:
             raise TypeError(f"SAM in {dtype} loses steps of rho to rounding; use float32 weights with torch.autocast")
-    pure.check_dense(p.grad for p in weights if p.grad is not None)
+    require.dense(p.grad for p in weights if p.grad is not None)

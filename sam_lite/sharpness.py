@@ -193,7 +193,7 @@ def box_flatness(outputs: Callable[[Params], Tensor], params: Params, tolerance:
     of their logarithms. A weight without influence has width inf and no part in B.
     """
     tolerance = require.number("tolerance", tolerance, least=0)
-    pure.check_measured(params)
+    require.measured(params)
     pure.repeated(outputs, params)
     flat = pure.differentiable(lambda x: outputs(from_vector(x, params)).flatten())
     jacobian = jacrev(flat)(to_vector(params))  # (K, n_params)

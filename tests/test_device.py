@@ -23,7 +23,7 @@ NAMED = {
     "data": {"cuda", "cpu", "mps"},
     "rivals": {"cpu"},  # where the numbers are drawn, as in sam
     "sam": {"cpu"},
-    "train": {"cuda"},
+    "train": {"cuda", "cpu"},  # autocast; and where numbers are drawn
     "ensemble": {"cpu"},
     "study": {"cpu"},
     "models": {"cpu"},

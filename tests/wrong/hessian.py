@@ -1,7 +1,7 @@
 """Wrong Hessians: (name, file, right, wrong, a test that must fail)."""
 
 _HESSIAN, _LANCZOS, _NOISE = "sam_lite/hessian.py", "sam_lite/lanczos.py", "sam_lite/noise.py"
-_PARAMS, _PURE = "sam_lite/params.py", "sam_lite/pure.py"
+_PARAMS, _PURE, _REQUIRE = "sam_lite/params.py", "sam_lite/pure.py", "sam_lite/require.py"
 
 MUTANTS = [
     (
@@ -175,7 +175,7 @@ MUTANTS = [
     ),
     (
         "half precision accepted",
-        _PURE,
+        _REQUIRE,
         "if p.dtype not in (torch.float32, torch.float64):",
         "if not p.is_floating_point():",
         "tests/test_hessian.py::test_other_types_of_numbers_are_refused",
@@ -323,8 +323,8 @@ MUTANTS = [
     (
         "measures inside autocast",
         _PURE,
-        "check_measured(params)\n    if not getattr",
-        "check_precision(params)\n    if not getattr",
+        "require.measured(params)\n    if not getattr",
+        "require.precision(params)\n    if not getattr",
         "tests/test_hessian.py::test_inside_autocast_float32_is_refused_and_float64_is_as_outside",
     ),
     (
