@@ -56,8 +56,15 @@ def climb_inf(draw: Draw, climb_inf):
         "only the steepest weight moves: that is p = 1": each(
             lambda t: torch.where(t.abs() == top, rho * t.sign(), 0.0), g
         ),
+        "the step leads downhill": each(lambda t: -rho * t.sign(), g),
         "this is p = 2": each(lambda t: rho * t / norm(g), g),
         "the gradient was cut off at rho: small entries move by rho, too": each(lambda t: t.clamp(-rho, rho), g),
+        "a weight without a gradient moved: ε is zero there": each(
+            lambda t: torch.where(t < 0, -rho, rho).to(t.dtype), g
+        ),
+        "a weight without a gradient moved down: ε is zero there": each(
+            lambda t: torch.where(t > 0, rho, -rho).to(t.dtype), g
+        ),
         "all weights move the same way: where is the sign of the gradient": each(lambda t: torch.full_like(t, rho), g),
     }
     expect("ε for p = ∞", got, each(lambda t: rho * t.sign(), g), looks_like=mistakes)

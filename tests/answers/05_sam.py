@@ -113,6 +113,7 @@ WRONG = [
         "return {name: rho * torch.sign(g) for name, g in grads.items()}",
         'return {"a": torch.tensor([0.2, -0.2, 0.0]), "b": torch.tensor([-0.2])}',
     ),
+    ("a corner where there is no gradient", "climb_inf", "torch.sign(g)", "torch.where(g >= 0, 1.0, -1.0)"),
     ("the sign by a quotient", "climb_inf", "torch.sign(g)", "(g / g.abs())"),
     (
         "normalized with the plain gradient",
