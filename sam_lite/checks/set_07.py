@@ -330,12 +330,21 @@ def alignment(draw: Draw, alignment):
     expect("the same along the axes", alignment(loss, at, rho), cosine(1, added), looks_like=mistakes)
     negative = {"the absolute value is missing": -cosine(1, added)}
     expect("its mirror image", alignment(loss, -at, rho), cosine(1, added), looks_like=negative)
-    x, y = draw.number(1.5, 2.5), draw.number(0.5, 1.2)  # the top eigenvector is the first axis
-    g = tensor([x**3, y**3])
-    far = (tensor([x, y]) + rho * g / g.norm()) ** 3 - g
-    short = {"this is ρHu alone: take the difference of two gradients": cosine(0, tensor([3 * x**5, 3 * y**5]))}
-    curved = alignment(lambda w: (w**4).sum() / 4, tensor([x, y]), rho)
-    expect("with all higher terms", curved, cosine(0, far), looks_like=short)
+    at, c = tensor([draw.number(1.5, 2.5), draw.number(0.5, 1.2)]), draw.number(0.2, 0.4)
+    slope_at = lambda w: w**3 + 2 * c * w * w.flip(0) ** 2  # of the loss below, by hand  # noqa: E731
+    mixed = tensor([[0, 4 * c], [4 * c, 0]])
+    bent_at = lambda w: torch.diag(3 * w**2 + 2 * c * w.flip(0) ** 2) + w.prod() * mixed  # noqa: E731
+    top_at = lambda w: torch.linalg.eigh(bent_at(w))[1][:, 1]  # noqa: E731
+    g = slope_at(at)
+    up = at + rho * g / g.norm()
+    far = slope_at(up) - g
+    cosine = lambda vector, top: float((vector @ top).abs() / vector.norm())  # noqa: E731
+    mistakes = {
+        "this is ρHu alone: take the difference of two gradients": cosine(bent_at(at) @ g, top_at(at)),
+        "the eigenvector is that at the end of the climb: take the Hessian at w": cosine(far, top_at(up)),
+    }
+    curved = alignment(lambda w: (w**4).sum() / 4 + c * (w**2).prod(), at, rho)
+    expect("with all higher terms", curved, cosine(far, top_at(at)), looks_like=mistakes)
 
 
 @part("Part 6, the pull", points=2)

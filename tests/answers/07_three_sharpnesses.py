@@ -64,6 +64,12 @@ WRONG = [
     ("the whole SAM gradient", "alignment", " - grad(loss)(w)", ""),
     ("no absolute value", "alignment", ".abs()", ""),
     (
+        "the Hessian at the end of the climb",
+        "alignment",
+        "hessian_of(loss, w)",
+        "hessian_of(loss, w + rho * grad(loss)(w) / grad(loss)(w).norm())",
+    ),
+    (
         "largest in magnitude",
         "alignment",
         "torch.linalg.eigh(hessian_of(loss, w))[1][:, -1]",
