@@ -148,8 +148,7 @@ def bounce(draw: Draw, bounce):
     names = ("the alternation rate", "the share along v")
     n = draw.whole(60, 140)
     moves = draw.rng.choice([-0.5, -0.25, 0.25, 0.5, 0.75], n)
-    moves[2:4] = moves[0], 0.0  # one pair on the same side, and two with a move of zero
-    moves[4:6] = 0.5, -0.25
+    moves[2:8] = 0.5, 0.0, 0.5, -0.25, 0.0, -0.25  # a move of zero between two on either side
     x = tensor(5 + np.r_[0, np.cumsum(moves)])
     side = 0.25 * torch.arange(n + 1, dtype=DOUBLE)
     path = torch.stack([x, side, torch.zeros_like(x)], 1)
@@ -162,6 +161,7 @@ def bounce(draw: Draw, bounce):
         "you divided by T: a path of T points has T - 2 pairs of moves": flips / (n + 1),
         "you divided by the number of moves: there is one pair less": flips / n,
         "products of zero were counted: a move of zero has no sign": (flips + int((products == 0).sum())) / (n - 1),
+        "a move of zero was taken for one with a sign: it has none": (flips + 2) / (n - 1),
         "this is the number of changes: divide by the number of pairs": flips,
     }
     expect("the alternation rate", rate, flips / (n - 1), looks_like=mistakes)
@@ -245,6 +245,10 @@ def move(draw: Draw, move):
         expect(f"on a quadratic nothing is cut off, cut={cut}", move(bowl, at, lr, rho, cut=cut), right)
         zero = torch.zeros(3, dtype=DOUBLE)
         expect(f"at a minimum, cut={cut}", move(bowl, zero, lr, rho, cut=cut), zero)
+        none = {"a small gradient was taken for none: there is no climb only where it is exactly zero": zero}
+        near = -lr * curvatures * (1e-9 * at + rho * slope / slope.norm())
+        what = f"10⁻⁹ beside a minimum the climb is as long as ever, cut={cut}"
+        expect(what, move(bowl, 1e-9 * at, lr, rho, cut=cut), near, looks_like=none)
 
 
 @part("Part 6", points=3, rounds=4)
@@ -264,6 +268,9 @@ def edge(draw: Draw, edge):
     expect(f"η = {lr:.3g}, ρ = {rho:.3g}, ‖g‖ = {size:.3g}", edge(lr, rho, size), right, looks_like=mistakes)
     expect("ρ = 0: gradient descent", edge(lr, 0.0, size), 2 / lr)
     expect("ρ = 10⁻¹⁵", edge(lr, 1e-15, size), 2 / lr)
+    root = (1 + 8e-6 / (lr * size)) ** 0.5
+    none = {"a small ρ was taken for none": 2 / lr}
+    expect("ρ = 10⁻⁶", edge(lr, 1e-6, size), 4 / (lr * (1 + root)), looks_like=none, tolerance=1e-7)
     tiny = draw.number(1e-5, 1e-3)
     lam = float(edge(lr, rho, tiny))
     expect(f"the factor at your edge, ‖g‖ = {tiny:.3g}", 1 - lr * lam * (1 + rho * lam / tiny), -1.0)

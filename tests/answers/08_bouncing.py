@@ -41,6 +41,12 @@ WRONG = [
     ("divides by T", "bounce", "(len(path) - 2)", "len(path)"),
     ("divides by the moves", "bounce", "(len(path) - 2)", "(len(path) - 1)"),
     ("zero counts", "bounce", "along[:-1] < 0", "along[:-1] <= 0"),
+    (
+        "a move of zero has a sign",
+        "bounce",
+        "(along[1:] * along[:-1] < 0).sum()",
+        "((along[1:] > 0) != (along[:-1] > 0)).sum()",
+    ),
     ("v not normalized", "bounce", " / v.norm()", ""),
     (
         "root of the share",
@@ -59,6 +65,7 @@ WRONG = [
     ("Hessian at the end", "move", "hessian_of(loss, x)", "hessian_of(loss, x + rho * u)"),
     ("no gradient in the cut", "move", "(g + rho * hessian_of(loss, x) @ u)", "(rho * hessian_of(loss, x) @ u)"),
     ("not normalized", "move", "u = g / g.norm()", "u = g"),
+    ("a constant added to the length", "move", "u = g / g.norm()", "u = g / (g.norm() + 1e-8)"),
     ("NaN at a minimum", "move", "    if g.norm() == 0:\n        return torch.zeros_like(x)\n", ""),
     ("new weights", "move", "return -lr * grad(loss)", "return x - lr * grad(loss)"),
     (
@@ -76,6 +83,7 @@ WRONG = [
     ("divides by zero", "edge", "return 4 / (lr * (1 + root))", "return size / (2 * rho) * (root - 1)"),
     ("gradient descent's edge", "edge", "8 * rho", "0 * rho"),
     ("not normalized", "edge", "(lr * size)", "lr"),
+    ("a small radius is none", "edge", "    root = ", "    if rho < 1e-3:\n        return 2 / lr\n    root = "),
     ("4 for 8", "edge", "8 * rho", "4 * rho"),
     ("a constant", "stable", "    return [lasts(i) for i in range(len(lams))]", "    return [False, True, False]"),
     (
