@@ -44,11 +44,14 @@ def test_a_right_answer_of_any_kind_passes(got, right):
         (object(), 1.0, "x: numbers were expected; object came"),
         (1.0, {"w": 1.0}, r"x: a dict was expected, with the keys \['w'\]; float came"),
         ({"v": 1.0}, {"w": 1.0}, r"x: the keys must be \['w'\], and are \['v'\]"),
-        ({"v": 1.0, "w": 2.0}, {"v": 1.0, "w": 1.0}, r"x: \['w'\] it is wrong, by 1 of its size \(2\)"),
+        ({"v": 1.0, "w": 2.0}, {"v": 1.0, "w": 1.0}, r"x: \['w'\] it is wrong, by 1 of its size \(yours is 2\)"),
         (torch.ones(2), torch.ones(3), r"x: the shape must be \(3,\), and is \(2,\)"),
         ([1.0, float("nan")], [1.0, 2.0], "x: there is a NaN or an infinity in it"),
-        ([1.0, 2.1], [1.0, 2.0], "x: it is wrong, by 0.05 of its size"),
-        (float("inf"), -float("inf"), "x: it is wrong, by inf of its size"),
+        ([1.0, 2.1], [1.0, 2.0], r"x: it is wrong, by 0.05 of its size, at \[1\]\."),
+        ([1.1, 2.1], [1.0, 2.0], r"x: it is wrong, by 0.05 of its size\."),
+        (torch.ones(1, 1), 1.0, r"x: one number was expected, and an array of the shape \(1, 1\) came"),
+        (float("inf"), -float("inf"), "x: -inf was expected, and inf came"),
+        (0.0, float("inf"), "x: inf was expected, and 0 came"),
         (1e-4, 0.0, "x: it is wrong"),
     ],
 )
@@ -61,7 +64,7 @@ def test_a_known_mistake_is_named():
     mistakes = {"the root was forgotten": 4.0, "the sign is wrong": -2.0}
     with pytest.raises(AssertionError, match="length: it looks as if the root was forgotten"):
         expect("length", torch.tensor(4.0), 2.0, looks_like=mistakes)
-    with pytest.raises(AssertionError, match=r"length: it is wrong, by 0.5 of its size \(3\)"):
+    with pytest.raises(AssertionError, match=r"length: it is wrong, by 0.5 of its size \(yours is 3\)"):
         expect("length", 3.0, 2.0, looks_like=mistakes)
     expect("length", 2.0, 2.0, looks_like=mistakes)
 

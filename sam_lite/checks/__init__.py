@@ -294,8 +294,12 @@ def _problem(got: Value, right: Value, tolerance: float) -> str:
         name = type(got).__name__
         lazy = "; put list(...) around it" if name in ("map", "generator", "filter", "zip") else ""
         return f"numbers were expected; {name} came{lazy}"
+    if theirs.ndim == 0 and ours.ndim > 0 and ours.size == 1:
+        return f"one number was expected, and an array of the shape {ours.shape} came: take the number out of it"
     if ours.shape != theirs.shape:
         return f"the shape must be {theirs.shape}, and is {ours.shape}"
+    if theirs.ndim == 0 and np.isinf(theirs) and ours != theirs:
+        return f"{float(theirs)} was expected, and {float(ours):.4g} came"
     if not np.isfinite(ours).all() and np.isfinite(theirs).all():
         return "there is a NaN or an infinity in it"
     size = np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
@@ -305,7 +309,10 @@ def _problem(got: Value, right: Value, tolerance: float) -> str:
         error = np.abs(ours - theirs).max() / (size or 1.0)
     if ours.ndim == 0 and size and 3 < abs(float(ours)) / size < np.inf:
         return f"yours is {float(ours):.4g}, and the right one is about {abs(float(ours)) / size:.1g} times smaller"
-    return f"it is wrong, by {error:.1g} of its size" + (f" ({float(ours):.4g})" if ours.ndim == 0 else "")
+    places = np.flatnonzero(~np.isclose(ours, theirs, rtol=0, atol=tolerance * (size or 1.0)))
+    few = ours.ndim == 1 and len(places) <= min(3, len(ours) - 1)
+    where = ", at " + ", ".join(f"[{place}]" for place in places) if few else ""
+    return f"it is wrong, by {error:.1g} of its size" + (f" (yours is {float(ours):.4g})" if ours.ndim == 0 else where)
 
 
 def _array(value: Value) -> np.ndarray:
