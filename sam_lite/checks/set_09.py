@@ -17,13 +17,18 @@ def experiment(draw: Draw, experiment):
     made = made.reset_index(drop=True)  # an index may have the name of a column
     absent = [column for column in ("condition", "seed", "gradients", "value") if column not in made]
     assert not absent, f"columns are missing: {', '.join(absent)}."
+    for column in ("seed", "gradients", "value"):
+        kinds = {type(one).__name__ for one in made[column].dropna() if not isinstance(one, (int, float, np.number))}
+        assert not kinds, (
+            f"{column}: numbers were expected, and there is a {' and a '.join(sorted(kinds))}; is a float(...) missing?"
+        )
     assert made["condition"].nunique() >= 2, "there must be two conditions or more: what do you compare with?"
     for condition, rows in made.groupby("condition"):
         assert sorted(rows["seed"]) == sorted(seeds), (
             f"{condition}: every seed must be there once, also of networks that diverged."
         )
     numbers = pd.api.types.is_numeric_dtype(made["value"]) and made["value"].notna().mean() > 0.5
-    assert numbers, "value: more than half must be numbers."
+    assert numbers, "value: more than half must be numbers, and not NaN."
     plain = pd.DataFrame({name: made[name].to_numpy() for name in ("condition", "seed", "gradients")})
     plain["value"] = made["value"].astype(float).to_numpy()
     assert (plain["gradients"] > 0).all(), "gradients: each network must have taken some: a number above 0."

@@ -16,6 +16,12 @@ WRONG = [
         "        tables.append(table)",
         '        table["value"] += 1e-3 * np.random.default_rng().standard_normal(len(table))\n        tables.append(table)',
     ),
+    (
+        "tensors for numbers",
+        "experiment",
+        "        tables.append(table)",
+        '        table["value"] = [torch.tensor(value) for value in table["value"]]\n        tables.append(table)',
+    ),
     ("accuracy as text", "experiment", '.where(table["status"] != "diverged")', ".astype(str)"),
     ("1.96", "verdict", "stats.t.ppf(0.975, len(pairs) - 1)", "1.959964"),
     ("n in the denominator", "verdict", "ddof=1", "ddof=0"),
