@@ -53,6 +53,7 @@ def test_a_right_answer_of_any_kind_passes(got, right):
         (float("inf"), -float("inf"), "x: -inf was expected, and inf came"),
         (0.0, float("inf"), "x: inf was expected, and 0 came"),
         (1e-4, 0.0, "x: it is wrong"),
+        (52.0, 1.0, "x: yours is 52, and the right one is about 50 times smaller"),
     ],
 )
 def test_a_wrong_answer_is_described(got, right, message):

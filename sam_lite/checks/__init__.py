@@ -308,11 +308,18 @@ def _problem(got: Value, right: Value, tolerance: float) -> str:
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.abs(ours - theirs).max() / (size or 1.0)
     if ours.ndim == 0 and size and 3 < abs(float(ours)) / size < np.inf:
-        return f"yours is {float(ours):.4g}, and the right one is about {abs(float(ours)) / size:.1g} times smaller"
+        return f"yours is {float(ours):.4g}, and the right one is about {_round(abs(float(ours)) / size)} times smaller"
     places = np.flatnonzero(~np.isclose(ours, theirs, rtol=0, atol=tolerance * (size or 1.0)))
     few = ours.ndim == 1 and len(places) <= min(3, len(ours) - 1)
     where = ", at " + ", ".join(f"[{place}]" for place in places) if few else ""
-    return f"it is wrong, by {error:.1g} of its size" + (f" (yours is {float(ours):.4g})" if ours.ndim == 0 else where)
+    return f"it is wrong, by {_round(error)} of its size" + (
+        f" (yours is {float(ours):.4g})" if ours.ndim == 0 else where
+    )
+
+
+def _round(ratio: float) -> str:
+    """One digit of it, and 50 rather than 5e+01."""
+    return f"{float(f'{ratio:.1g}'):g}"
 
 
 def _array(value: Value) -> np.ndarray:
