@@ -122,10 +122,16 @@ def gradient_of_sam(draw: Draw, gradient_of_sam):
         expect("without a radius SAM is gradient descent", gradient_of_sam(ravine, params, 0.0), g)
 
 
+def _groups(weights):
+    """The first layer, and all others with a rate of their own."""
+    weights = list(weights)
+    return [{"params": weights[:2]}, {"params": weights[2:], "lr": 0.05}]
+
+
 OPTIMIZERS = {  # by round
     "SGD with momentum": lambda w, lr: torch.optim.SGD(w, lr=lr, momentum=0.9, weight_decay=0.1),
     "AdamW": lambda w, lr: torch.optim.AdamW(w, lr=lr, weight_decay=0.3),
-    "SGD": lambda w, lr: torch.optim.SGD(w, lr=2 * lr),
+    "SGD with a rate for each layer": lambda w, lr: torch.optim.SGD(_groups(w), lr=2 * lr),
     "Nesterov's momentum": lambda w, lr: torch.optim.SGD(w, lr=lr, momentum=0.8, nesterov=True, weight_decay=0.02),
 }
 
@@ -203,11 +209,17 @@ def sam_step(draw: Draw, sam_step):
     right = lambda loss, w, left: sam_gradient(loss, w, rho)[0]  # noqa: E731
     plain = lambda w: torch.optim.SGD(w, lr=lr)  # noqa: E731
     walk = lambda how=right, make=make, n=1, **other: lambda: _walk(start, make, batches[:n], how, **other)  # noqa: E731
+
+    def first_layer(loss, w, left):
+        g = {name: t for name, t in grad(loss)(w).items() if name.startswith("0.")}
+        return grad(loss)(w | each(lambda p, t: p + rho * t / norm(g), {name: w[name] for name in g}, g))
+
     wrong = {mistake: walk(how) for mistake, how in _gradients(decay, rho).items()} | {
         "the step was taken from w + ε: go back to w first": walk(stays_up=rho),
         "optimizer.step() was called twice": walk(calls=2),
         "the optimizer's own step is lost: leave the last line to optimizer.step()": walk(make=plain),
         "the optimizer's weight decay is lost": walk(decays=False),
+        "only the first of the optimizer's groups climbed: all parameters of the model do": walk(first_layer),
     }
     one = _walk(start, make, batches[:1], right)
     expect(f"the weights after one step with {kind}", params_of(model), one, looks_like=wrong)

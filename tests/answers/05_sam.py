@@ -42,6 +42,7 @@ WRONG = [
         "return grad(loss)(add(params, ascent(g, params, rho)))",
         "return grad(lambda p: loss(add(p, ascent(grad(loss)(p), p, rho))))(params)",
     ),
+    ("the first group alone", "sam_step", "list(model.parameters())", 'optimizer.param_groups[0]["params"]'),
     ("weights stay at w + e", "sam_step", "            p.copy_(before)", "            pass"),
     (
         "back by subtraction",
