@@ -90,6 +90,9 @@ def climb_adaptive(draw: Draw, climb_adaptive):
     }
     right = each(lambda w, g: rho * w**2 * g / length, w, g)
     expect("ε of ASAM", got, right, looks_like=mistakes, tolerance=draw.tolerance)
+    small = climb_adaptive(each(lambda t: 1e-6 * t, g), w, rho)
+    what = "ε of ASAM for a gradient 1e-06 times as large (only its direction counts)"
+    expect(what, small, right, tolerance=draw.tolerance)
 
 
 @part("Part 3", points=3)

@@ -122,6 +122,7 @@ WRONG = [
         "sum((t**2).sum() for t in scaled.values())",
         "sum((t**2).sum() for t in grads.values())",
     ),
+    ("a constant added to the length", "climb_adaptive", "* t / length", "* t / (length + 1e-6)"),
     ("a norm per tensor", "climb_adaptive", "* t / length", "* t / t.norm()"),
     ("without a radius only", "gradient_of_sam", "ascent(g, params, rho)", "ascent(g, params, 0.3)"),
     (
