@@ -82,13 +82,11 @@ def margins(logits: Tensor, y: Tensor) -> Measures:
     gap = logits.where(label, 0).sum(1) - logits.masked_fill(label, -torch.inf).amax(1)
     gamma, logs = gap.sort().values[len(gap) // 10], logits.log_softmax(1)
     chances = logs.exp()
-    entropy = (
-        (chances * logs).masked_fill(chances == 0, 0).sum(1).mean()
-    )  # a class may be ruled out, by a logit of -inf
+    each = (chances * logs).masked_fill(chances == 0, 0)  # a class may be ruled out, by a logit of -inf
     return {
         "inverse_margin": 1 / (gamma * gamma.abs()),
         "loss": -logs.where(label, 0).sum(1).mean(),
-        "negative_entropy": entropy,
+        "negative_entropy": each.sum(1).mean(),
     }
 
 

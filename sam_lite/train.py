@@ -210,11 +210,11 @@ def _sample(model: nn.Module, x: Tensor) -> Tensor | None:
     """Outputs at weights that are always the same: they tell what hooks and plain attributes do. None where they vary."""
     dice, state = torch.Generator().manual_seed(0), {}
     for name, t in (*model.named_parameters(), *model.named_buffers()):
-        if t.is_floating_point():  # matrices of He's size, so that outputs neither vanish nor explode
+        if t.is_floating_point():
             drawn = torch.rand(t.shape, generator=dice, device="cpu")
-            state[name] = ((drawn - 0.5) * (24 * len(t) / t.numel()) ** 0.5 if t.ndim > 1 and t.numel() else drawn).to(
-                t
-            )
+            if t.ndim > 1 and t.numel():  # matrices of He's size, so that outputs neither vanish nor explode
+                drawn = (drawn - 0.5) * (24 * len(t) / t.numel()) ** 0.5
+            state[name] = drawn.to(t)
     with pure.untouched(model), pure.mode(model, False), pure.eager(), torch.no_grad():
         try:
             first, second = (functional_call(model, state, (x[:2].clone(),)).float().cpu() for _ in range(2))
