@@ -156,7 +156,7 @@ def test_the_command_tries_all_then_trains_with_what_was_chosen_and_goes_on(smal
     contest_images.main()
     assert len(done) == 1 + 3 * 4 + 3 + 3 and len(set(done)) == len(done)
     monkeypatch.setattr(contest_images, "FILE", tmp_path / "contest_images.csv")
-    tried, final, others = contest_images.recorded.__wrapped__()
+    tried, final, others = contest_images.recorded()
     assert len(tried) == 12 and final["seed"].tolist() == others["seed"].tolist() == [7, 8] * 3
     best = contest_images.chosen(tried)
     assert done[-6:-3] == [(name, *best[name], "final") for name in best]
