@@ -13,8 +13,7 @@ substitute: they step across the kinks of a ReLU. Where the loss is not finite, 
 that is random or has no derivative, and for half precision, also by `torch.autocast`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -83,22 +82,12 @@ def _hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
         except RuntimeError as error:
             if "workspace" not in str(error):  # which oneDNN's LSTM lacks for a second derivative
                 raise
-            with _without_onednn():
+            with pure.without(torch.backends.mkldnn):
                 pullback, _ = pulled()
             found = pullback(v)[0]
         return {name: torch.where(finite, x, torch.nan) for name, x in found.items()}
 
     return product
-
-
-@contextmanager
-def _without_onednn() -> Iterator[None]:
-    enabled = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = enabled
 
 
 @torch.no_grad()

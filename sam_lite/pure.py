@@ -38,7 +38,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for attributes in modules:
             _keep(attributes, kept)
             attributes |= {name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)}
-        with _without_cudnn() if recurrent else nullcontext():
+        with without(torch.backends.cudnn) if recurrent else nullcontext():
             yield
     finally:
         parametrize._cache_enabled = caching
@@ -49,12 +49,13 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _without_cudnn() -> Iterator[None]:
-    before, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
+def without(backend: Any) -> Iterator[None]:
+    """Inside, PyTorch computes without a library of kernels, such as torch.backends.cudnn."""
+    enabled, backend.enabled = backend.enabled, False
     try:
         yield
     finally:
-        torch.backends.cudnn.enabled = before
+        backend.enabled = enabled
 
 
 def _keep(value: Any, kept: dict[int, tuple]) -> None:

@@ -196,8 +196,8 @@ MUTANTS = [
     ),
     (
         "oneDNN left off",
-        _HESSIAN,
-        "torch.backends.mkldnn.enabled = enabled",
+        _PURE,
+        "backend.enabled = enabled",
         "pass",
         "tests/test_hessian.py::test_recurrent_networks_have_a_hessian_in_float32_too",
     ),

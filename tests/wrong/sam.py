@@ -483,7 +483,7 @@ MUTANTS = [
     (
         "recurrent layers compute with cuDNN",
         _PURE,
-        "with _without_cudnn() if recurrent else nullcontext():",
+        "with without(torch.backends.cudnn) if recurrent else nullcontext():",
         "with nullcontext():",
         _UNTOUCHED + "recurrent_layers_compute_without_cudnn_and_others_with_it",
     ),
