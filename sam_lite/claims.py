@@ -60,8 +60,9 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     n, mean = len(values), sum(values) / len(values)
     if n == 1:
         return mean, 0.0
-    variance = sum((v - mean) ** 2 for v in values) / (n - 1)
-    return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+    largest = max(abs(v - mean) for v in values) or 1.0  # by which the squares stay in range
+    variance = sum(((v - mean) / largest) ** 2 for v in values) / (n - 1)
+    return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n) * largest
 
 
 def _numbers(values: Iterable[float]) -> list[float]:

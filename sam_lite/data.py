@@ -28,7 +28,7 @@ class Data(NamedTuple):
         return int(max(self.y_train.max(), self.y_test.max())) + 1
 
     def to(self, device: str | torch.device) -> "Data":
-        return Data(*(t.to(device) for t in self))
+        return Data(*(t.to(torch.device(device)) for t in self))
 
     def check(self, n_classes: int | None = None) -> "Data":
         """Returns itself; ValueError unless there is a label in 0 .. n_classes - 1 for each row of x."""

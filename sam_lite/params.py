@@ -213,12 +213,14 @@ def count(params: Params) -> int:
 
 
 def add(params: Params, direction: Params, scale: float | Tensor = 1.0) -> Params:
-    """params + scale * direction, name by name."""
+    """params + scale * direction, name by name; ValueError if they have not the same names."""
+    require.same_names(params, direction)
     return {name: p + scale * direction[name] for name, p in params.items()}
 
 
 def dot(a: Params, b: Params) -> Tensor:
-    """The inner product over all tensors together (a scalar)."""
+    """The inner product over all tensors together (a scalar); ValueError if they have not the same names."""
+    require.same_names(a, b)
     return sum((a[name] * b[name]).sum() for name in a)
 
 

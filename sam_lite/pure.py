@@ -23,21 +23,25 @@ CONTAINERS = dict, list, set, deque  # that a model may keep things in
 def untouched(model: nn.Module) -> Iterator[None]:
     """Afterwards `model` holds what it held before: its tensors, attributes, modes, lists and hooks, whatever happens inside.
 
-    Values that a forward pass writes into parameters and buffers stay; so give it copies of them. Tensors that are
-    plain attributes it finds as copies, and `parametrize.cached` keeps nothing inside.
+    Values that a forward pass writes into its parameters and buffers stay; so give it copies of them. Tensors that are
+    plain attributes it finds as copies, and so the buffers of modules that stand in its lists and are no part of it.
+    `parametrize.cached` keeps nothing inside.
     `torch.func.functional_call` alone is not enough. If a module is reachable by two names, it leaves the tensors that it
     was given in there (PyTorch, issue 164759). And a forward pass leaves what a module keeps for later: an LSTM its
     flattened weights, the old spectral norm its weight, other modules a counter or a cache. Recurrent layers on a GPU
     compute without cuDNN, which takes no tensors of `torch.func` and has no second derivatives.
     """
-    modules, caching = [module.__dict__ for module in model.modules()], parametrize._cache_enabled
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    modules, caching = list(model.modules()), parametrize._cache_enabled
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
     kept: dict[int, tuple] = {}  # every container, and what it held
     try:
         parametrize._cache_enabled = 0
-        for attributes in modules:
-            _keep(attributes, kept)
-            attributes |= {name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)}
+        _keep(model.__dict__, kept)
+        own = {id(module._buffers) for module in modules}
+        for values in [value for value, _ in kept.values() if isinstance(value, dict) and "_buffers" in value]:
+            for tensors in (values, values["_buffers"]):
+                if id(tensors) not in own:
+                    tensors |= {name: value.clone() for name, value in tensors.items() if isinstance(value, Tensor)}
         with without(torch.backends.cudnn) if recurrent else nullcontext():
             yield
     finally:
@@ -59,9 +63,10 @@ def without(backend: Any) -> Iterator[None]:
 
 
 def _keep(value: Any, kept: dict[int, tuple]) -> None:
-    """Note what a container holds, and the containers in it."""
+    """Note what a container holds, and the containers and modules in it."""
     kept[id(value)] = value, value.copy()
     for inner in value.values() if isinstance(value, dict) else value:
+        inner = inner.__dict__ if isinstance(inner, nn.Module) else inner
         if isinstance(inner, CONTAINERS) and id(inner) not in kept:
             _keep(inner, kept) if inner else kept.setdefault(id(inner), (inner, ()))
 

@@ -75,6 +75,12 @@ def measured(params: Mapping[str, Tensor]) -> None:
             raise error("torch.autocast", "off while float32 weights are measured", "on", remedy)
 
 
+def same_names(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for names that one of two sets of parameters lacks: a sum over the rest would be another one."""
+    if one.keys() != other.keys():
+        raise error("two sets of parameters", "of the same names", f"{sorted(one)} and {sorted(other)}")
+
+
 def dense(grads: Iterable[Tensor]) -> None:
     """Raise TypeError for sparse gradients, which have no norm and no step."""
     if any(g.layout != torch.strided for g in grads):

@@ -118,6 +118,8 @@ def limiting_sharpness(hessian: Tensor, *, tolerance: float = 1e-8) -> dict[str,
 
 
 def _check_symmetric(hessian: Tensor) -> None:
+    if not hessian.is_floating_point():
+        raise require.error("hessian", "of floating-point numbers", hessian.dtype, "use .double()")
     try:
         lopsided = bool((hessian - hessian.mT).abs().amax() > 1e-3 * hessian.abs().amax())
     except RuntimeError:  # one of many under vmap

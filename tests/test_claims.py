@@ -18,6 +18,12 @@ def test_the_interval_is_students(n):
     assert half == pytest.approx((high - low) / 2, rel=1e-12)
 
 
+def test_the_interval_of_values_whose_squares_leave_the_range():
+    for scale in (1e-200, 1e200):
+        mean, half = claims.interval([1 * scale, 2 * scale, 3 * scale])
+        assert (mean / scale, half / scale) == pytest.approx(claims.interval([1, 2, 3]))
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

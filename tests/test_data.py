@@ -389,6 +389,13 @@ def test_load_is_each_function(folder):
         assert all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
 
 
+def test_data_moves_to_devices_and_keeps_its_types():
+    few = mnist1d(20, 20)
+    assert all(t.is_meta for t in few.to("meta")) and few.to(torch.device("cpu")).y_train.dtype == torch.int64
+    with pytest.raises(TypeError, match="device"):  # labels would become floats
+        few.to(torch.float64)
+
+
 def test_check_finds_labels_out_of_range():
     good = mnist1d(20, 20)
     assert good.check() is good and good.check(10) is good

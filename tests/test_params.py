@@ -361,6 +361,15 @@ def test_vectors_are_torchs():
         P.from_vector(vector[1:], params)
 
 
+@pytest.mark.parametrize("f", [P.add, P.dot])
+def test_names_that_one_side_lacks_are_not_left_out_of_a_sum(f):
+    whole = P.params_of(net())
+    part = {name: p for name, p in whole.items() if name != "0.bias"}
+    for one, other in ((whole, part), (part, whole)):
+        with pytest.raises(ValueError, match=r"parameters must be of the same names, got .*0\.bias"):
+            f(one, other)
+
+
 def test_sums_products_and_norms_are_those_of_the_vectors():
     a, b = P.params_of(net(0)), P.params_of(net(1))
     u, v = P.to_vector(a), P.to_vector(b)

@@ -428,6 +428,11 @@ def test_numbers_that_are_none_are_refused():
     assert toys.two_cycle_amplitude(torch.tensor(0.5), np.float64(0.1), 1) == pytest.approx(0.05 / 1.5)
 
 
+def test_a_matrix_of_whole_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"hessian must be of floating-point numbers, got torch.int64; use .double"):
+        toys.limiting_sharpness(torch.eye(2, dtype=torch.int64))
+
+
 def test_other_forms_refuse_values_outside_their_domain():
     with pytest.raises(ValueError, match=r"lr \* lam must be a finite number > 0 and < 2, got 2.0"):
         toys.transverse_multiplier(0.5, 4.0, 0.5)

@@ -67,6 +67,18 @@ class TwoNames(nn.Module):
         return self.out(self.layers[0](self.second(self.first(x).relu()).relu()))
 
 
+class Hidden(nn.Module):
+    """Batch norm in training mode, in a list inside a list: no part of the model for PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.out = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.norms = [[nn.Sequential(nn.BatchNorm1d(4), nn.ReLU())]]
+
+    def forward(self, x):
+        return self.out(self.norms[0][0](self.layer(x)))
+
+
 class Stateful(nn.Module):
     """Counts, caches, averages and remembers in attributes that are no buffers."""
 
@@ -129,6 +141,7 @@ MODELS = {
     "batch norm, training": partial(with_norm, nn.BatchNorm1d),
     "batch norm, evaluation": partial(with_norm, nn.BatchNorm1d, False),
     "batch norm frozen in training": two_modes,
+    "batch norm in a list of lists": Hidden,
     "instance norm": partial(with_norm, lambda n: nn.GroupNorm(2, n)),
     "spectral norm": partial(wrapped, parametrizations.spectral_norm),
     "weight norm": partial(wrapped, parametrizations.weight_norm),
@@ -171,7 +184,9 @@ FUNCTIONS = {
 def state(model):
     """Everything that a forward pass could change, by value and by identity."""
     found = {"rng": torch.get_rng_state()}
-    for name, module in model.named_modules(remove_duplicate=False):
+    hidden = [("in the list", module) for module in model.norms[0][0].modules()] if isinstance(model, Hidden) else []
+    for name, module in [*model.named_modules(remove_duplicate=False), *hidden]:
+        name = f"{name} {type(module).__name__}"
         attributes = vars(module)
         tensors = {k: v for k, v in attributes.items() if isinstance(v, torch.Tensor)}
         tensors |= module._parameters | module._buffers
@@ -243,7 +258,9 @@ def test_the_loss_is_the_models_own(model):
 
 def test_measures_change_no_model(model):
     params = params_of(model)
-    if not isinstance(model, Recurrent | Attentive | Words | Stateful | TwoNames) and not list(model.buffers()):
+    if not isinstance(model, Recurrent | Attentive | Words | Stateful | TwoNames | Hidden) and not list(
+        model.buffers()
+    ):
         before = state(model)
         loss = loss_of(model, X, Y)
 

@@ -581,9 +581,30 @@ MUTANTS = [
     (
         "tensors that are plain attributes are counted up",
         _PURE,
-        "{name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)}",
-        "{}",
+        'for tensors in (values, values["_buffers"]):',
+        'for tensors in (values["_buffers"],):',
         _UNTOUCHED + "what_a_model_keeps_in_any_container_is_put_back",
+    ),
+    (
+        "buffers of modules in a list move",
+        _PURE,
+        'for tensors in (values, values["_buffers"]):',
+        "for tensors in (values,):",
+        _UNTOUCHED + "no_function_changes_a_model[batch norm in a list of lists]",
+    ),
+    (
+        "modules in a list are not looked into",
+        _PURE,
+        "inner = inner.__dict__ if isinstance(inner, nn.Module) else inner",
+        "pass",
+        _UNTOUCHED + "no_function_changes_a_model[batch norm in a list of lists]",
+    ),
+    (
+        "names that one side lacks are left out of a sum",
+        "sam_lite/require.py",
+        "if one.keys() != other.keys():",
+        "if not one.keys() <= other.keys():",
+        "tests/test_params.py::test_names_that_one_side_lacks_are_not_left_out_of_a_sum",
     ),
     (
         "values that parametrize caches are used",
