@@ -1,6 +1,6 @@
 # Every target makes or reuses .venv by itself (tools/venv.sh); needed beforehand: Python 3.11 or newer, and make.
 PYTHON    ?= python3
-NOTEBOOKS ?= lectures solutions
+NOTEBOOKS ?= $(wildcard lectures/*.ipynb) $(shell $(RUN) tools/due.py lectures/controls sam_lite constraints.txt) solutions
 JOBS      ?= 2
 LAB       ?=
 RUN       := .venv/bin/python

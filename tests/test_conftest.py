@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import conftest
 import pytest
-from conftest import DAY, due
 
-changed = conftest.changed.__wrapped__  # without its memory
+import due as rule
+from due import DAY, due
+
+changed = rule.changed.__wrapped__  # without its memory
 NOW = 1_800_000_000  # seconds since 1970: when the last commit of `course` was made
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is missing")
@@ -108,9 +110,18 @@ def test_where_history_is_missing_nothing_is_known(course, tmp_path):
     ],
 )
 def test_files_and_folders_are_known_by_their_names(files, everything, runs, monkeypatch):
-    monkeypatch.setattr(conftest, "changed", lambda root: files)
-    monkeypatch.setenv(conftest.ALL, everything)
+    monkeypatch.setattr(rule, "changed", lambda root: files)
+    monkeypatch.setenv(rule.ALL, everything)
     assert due("README.md", "tools") == runs
+
+
+@pytest.mark.parametrize(("files", "printed"), [({"sam_lite/sam.py"}, "lectures/controls\n"), ({"README.md"}, "")])
+def test_the_command_prints_what_is_due(files, printed, monkeypatch, capsys):
+    monkeypatch.setattr(rule, "changed", lambda root: files)
+    monkeypatch.delenv(rule.ALL, raising=False)
+    assert rule.main(["lectures/controls", "sam_lite"]) == 0
+    said = capsys.readouterr()
+    assert said.out == printed and ("SAM_LITE_ALL_TESTS=1 runs it" in said.err) == (not printed)
 
 
 # ---- the marker
@@ -145,9 +156,9 @@ def test_two():
 @pytest.mark.slow
 def test_pytest_heeds_the_marker_and_says_how_to_run_what_it_skips(tmp_path):
     (tmp_path / "test_probe.py").write_text(PROBE)
-    (tmp_path / "plugin.py").write_text("import conftest\nconftest.changed = lambda root: frozenset()\n")
+    (tmp_path / "plugin.py").write_text("import due\ndue.changed = lambda root: frozenset()\n")
     tests = Path(conftest.__file__).parent
-    env = os.environ | {conftest.ALL: "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    env = os.environ | {rule.ALL: "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     env["PYTHONPATH"] = os.pathsep.join(map(str, (tmp_path, tests, tests.parent / "tools")))
     command = [sys.executable, "-m", "pytest", "-rs", "-p", "conftest", "-p", "plugin", "-p", "no:cacheprovider", "."]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)

@@ -20,7 +20,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
 import nbgraded  # noqa: E402
-from conftest import ALL  # noqa: E402
 
 import confine  # noqa: E402
 import exercises  # noqa: E402
@@ -28,6 +27,7 @@ import feedback  # noqa: E402
 import gradebook  # noqa: E402
 import grading  # noqa: E402
 import submissions  # noqa: E402
+from due import ALL  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SETS = assignments.source_of()
@@ -252,7 +252,17 @@ def test_a_byte_of_difference_a_missing_and_an_orphaned_notebook_are_found(cours
 
 # ---------------------------------------------------------------- the graders, graded
 
-BY_SET = [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in SETS]
+BY_SET = [
+    pytest.param(
+        path,
+        id=path.stem,
+        marks=[
+            pytest.mark.xdist_group(path.stem),
+            pytest.mark.when_changed(f"solutions/{path.stem}", f"tests/answers/{path.stem}.py", "sam_lite", "tools"),
+        ],
+    )
+    for path in SETS
+]
 ALWAYS = ("05_sam",)  # marked by nbgrader itself at every run; the other sets every night
 QUIET = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg", "SAM_LITE_CHECK_SEED": "20"}
 

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ALL
 from nbformat.v4 import new_code_cell, new_markdown_cell
+
+from due import ALL
 
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
 import confine  # noqa: E402

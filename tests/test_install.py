@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import ALL, due, missing
+from conftest import missing
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.specifiers import SpecifierSet
 
@@ -24,6 +24,7 @@ import browser
 import notebooks
 import record
 import sam_lite
+from due import ALL, due
 from sam_lite.images import DEBIAN
 
 ROOT = Path(__file__).parent.parent

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from conftest import ALL
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import claims_table
 import notebooks
 import pages
+from due import ALL
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 

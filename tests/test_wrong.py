@@ -29,7 +29,11 @@ MUTANTS = [
     pytest.param(
         *row,
         id=f"{table.stem}: {row[0]}",
-        marks=[pytest.mark.xdist_group(f"wrong_{table.stem}"), *([pytest.mark.nightly] if row[0] in WAITS else [])],
+        marks=[
+            pytest.mark.xdist_group(f"wrong_{table.stem}"),
+            pytest.mark.when_changed(row[1], row[-1].partition("::")[0], f"tests/wrong/{table.name}"),
+            *([pytest.mark.nightly] if row[0] in WAITS else []),
+        ],
     )
     for table in TABLES
     for row in runpy.run_path(str(table))["MUTANTS"]
