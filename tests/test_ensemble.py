@@ -70,7 +70,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("momentum and decay", "sam, momentum")  # those for `make check`, of many alike
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c not in QUICK)) for c in CASES])
 def test_each_member_follows_the_path_it_would_take_alone(case):
     settings, optimizer, rho = CASES[case]
     data = cloud()
@@ -438,7 +441,12 @@ def as_vmap(make):
     "settings", [{}, {"rho": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}], ids=["sgd", "sam", "momentum"]
 )
 @pytest.mark.parametrize(
-    "frozen", [("0.weight", "0.bias"), ("2.bias",), ("4.weight", "4.bias", "2.weight")], ids=["first", "bias", "last"]
+    "frozen",
+    [
+        pytest.param(("0.weight", "0.bias"), id="first", marks=pytest.mark.slow),
+        pytest.param(("2.bias",), id="bias", marks=pytest.mark.slow),
+        pytest.param(("4.weight", "4.bias", "2.weight"), id="last"),
+    ],
 )
 def test_what_make_freezes_stays_bit_by_bit_and_the_rest_learns_as_in_train(make, settings, frozen):
     data, make = cloud(), freezing(*frozen, make=make)
@@ -555,10 +563,15 @@ def sentences():
     return Data(x[:60], y[:60], x[60:], y[60:])
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=["plain", "padding", "frequency"]
-)
-@pytest.mark.parametrize("inner", [None, nn.LSTM, nn.GRU, nn.RNN], ids=["mean", "LSTM", "GRU", "RNN"])
+SETTINGS = {"plain": {}, "padding": {"padding_idx": 0}, "frequency": {"scale_grad_by_freq": True}}
+WORDS = [
+    pytest.param(inner, settings, id=f"{name}-{how}", marks=[pytest.mark.slow] * (name in ("GRU", "RNN")))
+    for name, inner in {"mean": None, "LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}.items()
+    for how, settings in SETTINGS.items()
+]
+
+
+@pytest.mark.parametrize(("inner", "settings"), WORDS)
 def test_words_and_recurrent_layers_learn_as_in_train(inner, settings):
     make, data = partial(OfTokens, inner, **settings), sentences()
     many = train_ensemble(make, data, seeds=[0, 4], batch_size=8, lr=0.1, momentum=0.9, rho=0.1, steps=20)

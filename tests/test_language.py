@@ -107,7 +107,7 @@ def test_the_network_has_about_sixty_thousand_weights():
     assert sum(p.numel() for p in language_study.make().parameters()) == 59_049
 
 
-@pytest.mark.parametrize("method", ["AdamW", "SAM", "functional SAM"])
+@pytest.mark.parametrize("method", [pytest.param("AdamW", marks=pytest.mark.slow), "SAM", "functional SAM"])
 def test_a_network_goes_where_a_plain_loop_takes_it_alone(method, monkeypatch):
     """Two steps of the second of two networks, with torch's AdamW, and SAM around it, or the two passes by hand."""
     monkeypatch.setattr(language_study, "CHECKS", 1)

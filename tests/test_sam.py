@@ -353,7 +353,13 @@ def test_unequal_chunks_count_by_their_size():
 # The optimizer: three ways to say the same
 
 
-@each_ascent
+@pytest.mark.parametrize(
+    "climb",
+    [
+        pytest.param(climb, id=name, marks=[pytest.mark.slow] * name.startswith(("p = 1", "p = 3")))
+        for name, climb in ASCENTS.items()
+    ],
+)
 def test_optimizer_function_and_ensemble_agree(climb):
     rhos, models = [0.0, 0.05, 0.3], [net(seed) for seed in range(3)]
     alone = [params_of(model) for model in models]

@@ -45,7 +45,9 @@ def train(make_optimizer, dtype, steps=50):
 
 
 @pytest.mark.parametrize(("base", "settings"), BASES.values(), ids=BASES)
-@pytest.mark.parametrize("adaptive", [False, True], ids=["SAM", "ASAM"])
+@pytest.mark.parametrize(
+    "adaptive", [pytest.param(False, id="SAM", marks=pytest.mark.slow), pytest.param(True, id="ASAM")]
+)
 def test_after_50_steps_the_weights_are_the_same(base, settings, adaptive):
     """ASAM in the peer's convention: all tensors scaled, eta = 0, and rho = 2."""
     rho = 2.0 if adaptive else 0.3

@@ -773,7 +773,7 @@ def run(path, data, name, *, steps=20, interrupt=None, schedule=True, **settings
     return model, done, optimizer
 
 
-@pytest.mark.parametrize("schedule", [False, True])
+@pytest.mark.parametrize("schedule", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_interrupted_and_resumed_is_uninterrupted(data, tmp_path, name, schedule):
     path = tmp_path / "run.pt"

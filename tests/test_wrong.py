@@ -6,6 +6,7 @@ process imports everything but `sam_lite` and forks: `python tests/test_wrong.py
 
 import ast
 import contextlib
+import functools
 import gc
 import io
 import itertools
@@ -71,6 +72,12 @@ def copy_of_the_package(folder):
     return folder
 
 
+@functools.cache
+def tree(source):
+    return ast.dump(ast.parse(source))
+
+
+@functools.cache
 def tokens(text):
     """What Python reads of it, without layout, comments and the commas of broken lines: (word, start, end) each."""
     lines, found = text.splitlines(keepends=True), []
@@ -115,7 +122,7 @@ def with_the_fault(file, right, wrong):
     assert len(places) == 1, f"{right!r} must stand once in {file}, and does {len(places)} times"
     start, end = places[0]
     planted = source[:start] + (wrong if source[start:end] == right else wrong.strip()) + source[end:]
-    assert ast.dump(ast.parse(planted)) != ast.dump(ast.parse(source)), f"{wrong!r} changes nothing in {file}"
+    assert tree(planted) != tree(source), f"{wrong!r} changes nothing in {file}"
     return planted
 
 
