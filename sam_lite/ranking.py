@@ -58,7 +58,7 @@ def cmi(
 
     V and V_gap are the signs of the differences in measure and gap within a pair of networks, U the values of the axes S
     in both. K is the smallest I(V; V_gap | U) / H(V_gap | U) over sets S of up to two axes. pairs: the most ordered pairs
-    that are used; if there are more, so many are drawn from `seed`.
+    that are used; if there are more, so many are drawn from `seed`. NaN without any pair of two networks.
     """
     axes, usable = _names(table, axes), _usable(table, measure, gap)
     n, pairs = len(usable), require.whole("pairs", pairs)
@@ -66,6 +66,8 @@ def cmi(
         return np.nan
     every = np.arange(n * n) if n * n <= pairs else np.random.default_rng(require.seed(seed)).integers(0, n * n, pairs)
     first, second = (part[every // n != every % n] for part in (every // n, every % n))
+    if not len(first):  # of few pairs that are drawn
+        return np.nan
     signs = [np.sign(v[first] - v[second]).astype(int) + 1 for v in usable[[measure, gap]].to_numpy().T]
     both = {}
     for axis in axes:
@@ -93,7 +95,7 @@ def sign_errors(
     other axes, alike in every table that has the same levels of them.
     """
     axes, rows, usable = _names(table, axes), [], _usable(table, measure, gap)
-    largest = pd.to_numeric(table[gap]).astype(float).replace([np.inf, -np.inf], np.nan).abs().max()
+    largest = _numbers(table[gap]).replace([np.inf, -np.inf], np.nan).abs().max()
     if largest > 1:
         raise require.error(
             f"column {gap!r}", "a difference of accuracies from 0 to 1", largest, "divide percent by 100"
@@ -161,7 +163,7 @@ def _usable(table: pd.DataFrame, measure: str, gap: str, axes: Axes = ()) -> pd.
     """The rows that have measure and gap; ValueError for columns that are not there or hold no numbers."""
     _names(table, [gap, measure, *axes], "columns")
     try:
-        numbers = {name: pd.to_numeric(table[name]).astype(float) for name in (measure, gap)}
+        numbers = {name: _numbers(table[name]) for name in (measure, gap)}
     except (ValueError, TypeError) as error:
         raise ValueError(f"columns {measure!r} and {gap!r} must hold numbers: {error}") from error
     there = numbers[measure].notna() & numbers[gap].notna()
@@ -170,7 +172,19 @@ def _usable(table: pd.DataFrame, measure: str, gap: str, axes: Axes = ()) -> pd.
         if np.isinf(values).any():
             end = 1 + 2 * values[np.isfinite(values)].abs().to_numpy().max(initial=0)  # a gap's size counts, too
             numbers[name] = values.clip(-end, end) if name == gap else values.rank(method="dense")
-    return table.assign(**numbers)[there]
+    usable = table.copy()
+    for name, values in numbers.items():
+        usable[name] = values
+    return usable[there]
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """The column as floats. ValueError for times, of which a missing one would be the least, and for complex numbers."""
+    if column.dtype == object:
+        column = column.map(require.pythons).infer_objects()
+    if column.dtype.kind in "mMc":
+        raise ValueError(f"these are {column.dtype}; use .dt.total_seconds(), or the real part")
+    return pd.to_numeric(column).astype(float)
 
 
 def _levels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list]:
@@ -178,7 +192,7 @@ def _levels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list]:
     try:
         settings = table[column]
         if settings.dtype == object:  # where True is 1
-            told = [(bool, v) if isinstance(v, bool | np.bool_) else v for v in settings]
+            told = [(bool, v) if isinstance(v, bool | np.bool_) else require.pythons(v) for v in settings]
             settings = pd.Series(told, dtype=object)
         codes, values = pd.factorize(settings, use_na_sentinel=False)
         plain = [v[1] if isinstance(v, tuple) and v[:1] == (bool,) else v for v in values.tolist()]

@@ -27,7 +27,7 @@ def number(
     Raises ValueError for anything else. A tensor whose value cannot be read without waiting (on a GPU) or not at all
     (one of many under `torch.vmap`) is returned as it is.
     """
-    plain = _plain(value)
+    plain = pythons(value)
     if isinstance(plain, Tensor) and plain.ndim == 0:
         return plain
     try:
@@ -43,7 +43,7 @@ def number(
 
 def whole(name: str, value: object, *, least: int = 1, most: float = math.inf, remedy: str = "") -> int:
     """An integer from `least` to `most`, both allowed; ValueError for anything else, 2.5 and True among it."""
-    plain = _plain(value)
+    plain = pythons(value)
     if not isinstance(plain, Integral) or isinstance(plain, bool) or not least <= int(plain) <= most:
         limits = f">= {least}" if most == math.inf else f"from {least} to {most}"
         raise error(name, f"an integer {limits}", value, remedy)
@@ -92,7 +92,7 @@ def error(name: str, rule: str, value: object, remedy: str = "") -> ValueError:
     return ValueError(f"{name} must be {rule}, got {value!r}{remedy and f'; {remedy}'}")
 
 
-def _plain(value: Any) -> Any:
+def pythons(value: Any) -> Any:
     """A NumPy number or a tensor of one number, as Python's; anything else as it is."""
     if isinstance(value, Tensor):
         if value.ndim or value.device.type != "cpu":

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import kendalltau
 
 from sam_lite import ranking
@@ -477,3 +478,30 @@ def test_what_a_test_set_resolves_is_no_matter_of_percent():
     assert len(ranking.sign_errors(table.assign(gap=0.01 * table["gap"]), "m", AXES, n_test=1_000)) == 0
     negative = ranking.sign_errors(table.assign(gap=-table["gap"]), "m", AXES, n_test=1_000)
     np.testing.assert_allclose(negative["error"] + ranking.sign_errors(table, "m", AXES, n_test=1_000)["error"], 1)
+
+
+def test_times_and_complex_numbers_are_no_measures_but_numbers_of_any_library_are():
+    """A missing time would be the least, and of a complex number half would count. The rest is as with plain floats."""
+    table = grid()
+    missing = table["m"].where(table.index > 5)
+    for times in (pd.to_timedelta(missing, unit="s"), pd.to_datetime(missing, unit="s")):
+        for column in (times, times.astype(object)):
+            with pytest.raises(ValueError, match=r"'t' and 'gap' must hold numbers"):
+                ranking.tau(table.assign(t=column), "t")
+    with pytest.raises(ValueError, match="must hold numbers: these are complex128; use .* the real part"):
+        ranking.tau(table.assign(t=table["m"] + 1j), "t")
+    tensors = {name: [torch.tensor(v) for v in table[name].tolist()] for name in ("m", "lr", "gap")}
+    seen = pd.DataFrame({"width": table["width"], **{k: pd.Series(v, dtype=object) for k, v in tensors.items()}})
+    alike = table.astype({"m": "float32", "gap": "float32"})
+    assert ranking.psi(seen, "m", ["lr", "width"]) == ranking.psi(alike, "m", ["lr", "width"])
+    errors = [ranking.sign_errors(one, "m", ["lr", "width"], n_test=10**5, enough=1) for one in (seen, alike)]
+    pd.testing.assert_frame_equal(*errors)
+    for name in (0, "self", ("a", "b")):  # names that are no keywords
+        assert ranking.tau(table.rename(columns={"m": name}), name) == ranking.tau(table, "m")
+
+
+def test_cmi_of_drawn_pairs_of_which_none_is_of_two_networks():
+    two = grid()[:2]
+    drawn = [ranking.cmi(two, "m", AXES, pairs=1, seed=seed) for seed in range(8)]
+    same = [bool(np.random.default_rng(seed).integers(0, 4, 1)[0] in (0, 3)) for seed in range(8)]
+    assert [math.isnan(k) for k in drawn] == same and any(same) and not all(same)

@@ -446,4 +446,18 @@ MUTANTS = [
         "gap = (logits * label).sum(1)",
         _M + "a_class_that_is_ruled_out_by_a_logit_of_minus_infinity_has_no_part",
     ),
+    (
+        "times as measures",
+        _RANKING,
+        'column.dtype.kind in "mMc"',
+        'column.dtype.kind in "c"',
+        _R + "times_and_complex_numbers_are_no_measures_but_numbers_of_any_library_are",
+    ),
+    (
+        "each tensor a setting of its own",
+        _RANKING,
+        "else require.pythons(v) for v in settings",
+        "else v for v in settings",
+        _R + "times_and_complex_numbers_are_no_measures_but_numbers_of_any_library_are",
+    ),
 ]
