@@ -24,7 +24,7 @@ def grid(**axes: Iterable[tables.Setting]) -> list[tables.Job]:
     """Every combination of the values of the axes, as keyword arguments: the last axis changes fastest."""
     plain = {}
     for name, values in axes.items():
-        if isinstance(values, (str, dict)) or not isinstance(values, Iterable) or not (found := list(values)):
+        if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable) or not (found := list(values)):
             raise require.error(name, "a list of one or more different values", values)
         plain[name] = [tables.setting(name, value) for value in found]
         if len(set(plain[name])) < len(found) or len(set(map(repr, plain[name]))) < len(found):
@@ -46,7 +46,8 @@ def run(
 
     Args:
         work: a function that returns the same table for the same job. A column may have the name of a setting only if it
-            holds that setting, and one or more must have another; a named index becomes columns.
+            holds that setting, and one or more must have another; a named index becomes columns. A cell holds one value:
+            a list in it comes back as an array, a dict with the names of all dicts of its column.
         jobs: keyword arguments of `work`, such as `grid(...)`.
         folder: for a file per job and a note of the grid and `version` that they belong to; it is made if need be. One
             process at a time works there.
@@ -62,7 +63,11 @@ def run(
     are then as good as before, and the same call goes on from them.
     """
     jobs = [tables.plain(job) for job in jobs]
-    folder, names, limit = Path(folder).expanduser(), [tables.name_of(job) for job in jobs], _checked(limit, client)
+    folder, names, limit = (
+        Path(folder).expanduser().absolute(),
+        [tables.name_of(job) for job in jobs],
+        _checked(limit, client),
+    )
     if not names or len(set(names)) != len(names):
         raise ValueError(f"jobs must be different settings, one or more, got {len(names)}, {len(set(names))} different")
     with tables.alone(folder):
@@ -154,14 +159,14 @@ def _table(found: object, job: tables.Job) -> pd.DataFrame:
         raise require.error("work", "a function that returns more than the settings", list(job), "add what it found")
     for name in table.columns[table.dtypes.eq(object)]:  # a file would have floats for large integers beside None
         there = [x for x in table[name] if not (x is None or x is pd.NA or x != x)]
-        if all(isinstance(x, Integral) and not isinstance(x, bool) for x in there) and _large(there):
+        if all(isinstance(x, Integral) and not isinstance(x, bool) for x in there) and _large(there, 2**63):
             table[name] = table[name].astype("Int64")
     return table
 
 
-def _large(values: Iterable) -> bool:
-    """Whether some are integers that floats cannot stand for."""
-    return any(isinstance(x, Integral) and EXACT < abs(int(x)) < 2**63 for x in values)
+def _large(values: Iterable, below: float = float("inf")) -> bool:
+    """Whether some are integers that floats cannot stand for, and less than `below`."""
+    return any(isinstance(x, Integral) and EXACT < abs(int(x)) < below for x in values)
 
 
 def _joined(parts: list[pd.DataFrame], jobs: list[tables.Job]) -> pd.DataFrame:

@@ -91,9 +91,11 @@ def claim(folder: Path, version: str, names: list[str]) -> None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged or of another program; {another}: {error}") from error
     for what in ("format", "version", "jobs"):
-        if there.get(what) != own[what]:
-            theirs: Any = there.get(what)
-            ours = own[what]
+        theirs: Any = there.get(what)
+        ours = own[what]
+        if what == "jobs" and isinstance(theirs, list) and sorted(map(str, theirs)) == sorted(names):
+            continue  # perhaps in another order, as a set of words has in each process
+        if theirs != ours:
             if what == "jobs":
                 only = [[name for name in a if name not in set(b)] or a for a, b in ((theirs, ours), (ours, theirs))]
                 theirs, ours = (f"{len(x)} jobs, such as {few[0]}" for x, few in zip((theirs, ours), only, strict=True))
@@ -132,6 +134,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, path)
     except OSError as error:
         remedy = "free some space, and" if error.errno in FULL else "then"
-        raise OSError(error.errno, f"{error.strerror}; {remedy} the same call goes on", str(path)) from error
+        said = error.strerror or error  # of Arrow's errors, which have no number
+        raise OSError(error.errno, f"{said}; {remedy} the same call goes on", str(path)) from error
     finally:
         part.unlink(missing_ok=True)

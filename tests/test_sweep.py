@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -424,6 +425,36 @@ def test_a_folder_of_another_grid_or_version_is_refused_and_stays(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_the_same_jobs_in_another_order_are_the_same_grid(tmp_path):
+    """As of `grid(kind={"a", "b"})`, since a set of words has another order in each process."""
+    sweep.run(work, JOBS, tmp_path)
+    again, other = Counted(), JOBS[::-1]
+    table = sweep.run(again, other, tmp_path)
+    rows = pd.concat([work(**job).assign(**job) for job in other], ignore_index=True)
+    pd.testing.assert_frame_equal(table, rows)
+    assert again.calls == [] and sweep.run(work, JOBS, tmp_path).equals(expected())
+
+
+def test_a_job_may_go_to_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def wanders(width, rate):
+        os.chdir("/")
+        return work(width, rate)
+
+    pd.testing.assert_frame_equal(sweep.run(wanders, JOBS, "out"), expected())
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == len(JOBS)
+
+
+def test_a_folder_that_goes_away_is_named(tmp_path):
+    def removes(width, rate):
+        shutil.rmtree(tmp_path / "out")
+        return work(width, rate)
+
+    with pytest.raises(OSError, match=r"non-existent directory.*; then the same call goes on.*out/rate=0.1-width=1"):
+        sweep.run(removes, JOBS, tmp_path / "out")
+
+
 @pytest.mark.parametrize("jobs", [[], [JOBS[0], JOBS[0]]])
 def test_no_jobs_and_equal_jobs_are_refused(tmp_path, jobs):
     with pytest.raises(ValueError, match="jobs must be different settings, one or more, got"):
@@ -753,6 +784,9 @@ def test_large_integers_beside_others_come_back_as_they_were(tmp_path, beside):
         for _ in "12":
             found = sweep.run(column, [{"n": 1}], tmp_path / "column")["seed"]
             assert found[0] == LARGE and found[2] == -3 and pd.isna(found[1])
+    more = lambda n: pd.DataFrame({"seed": np.array([2**63 + 1], np.uint64) if n == 1 else [beside]})  # noqa: E731
+    assert int(sweep.run(more, [{"n": 1}, {"n": 2}], tmp_path / "unsigned")["seed"][0]) == 2**63 + 1  # a float is equal
+    assert sweep.run(work, [{"n": 10**30}, {"n": 0.5}], tmp_path / "huge")["n"].tolist() == [10**30, 0.5]
     one = lambda n: pd.DataFrame({"seed": [LARGE if n == 1 else beside]})  # noqa: E731
     for _ in "12":
         found = sweep.run(one, [{"n": 1}, {"n": 2}], tmp_path / "jobs")["seed"]

@@ -460,4 +460,25 @@ MUTANTS = [
         "else v for v in settings",
         _R + "times_and_complex_numbers_are_no_measures_but_numbers_of_any_library_are",
     ),
+    (
+        "a sweep that follows its jobs into other folders",
+        _SWEEP,
+        "Path(folder).expanduser().absolute()",
+        "Path(folder).expanduser()",
+        _S + "a_job_may_go_to_another_folder",
+    ),
+    (
+        "another order taken for another grid",
+        _TABLES,
+        "sorted(map(str, theirs)) == sorted(names)",
+        "theirs == names",
+        _S + "the_same_jobs_in_another_order_are_the_same_grid",
+    ),
+    (
+        "the largest integers rounded",
+        _SWEEP,
+        'below: float = float("inf")',
+        "below: float = 2**63",
+        _S + "large_integers_beside_others_come_back_as_they_were",
+    ),
 ]
