@@ -457,12 +457,60 @@ def test_machines_differ_in_what_their_kernels_find_in_their_environment(tmp_pat
         (["no.ipynb"], "no such notebook: no.ipynb"),
         (["--seed-sets", "1"], "--seed-sets must be >= 2"),
         (["--jobs", "0"], "--jobs must be >= 1"),
+        (["--machines", "--seed-sets", "-2"], "--seed-sets must be >= 2"),
+        (
+            ["--seed-sets", "2", "--first-set", "-3"],
+            "--first-set must be >= 0, beside --seed-sets or --machines, got -3",
+        ),
+        (["--first-set", "7"], "--first-set must be >= 0, beside --seed-sets or --machines, got 7"),
+        (["--site", "pages"], "--site must stand beside --run, got pages alone"),
+        (["--run", "--site", __file__], "--site must be a folder, or nothing yet"),
+        (["--run", "--check"], "must not stand together"),
+        (["--check", "--machines"], "must not stand together"),
     ],
 )
-def test_bad_arguments_are_named(arguments, said, capsys):
+def test_bad_arguments_are_named(arguments, said, capsys, monkeypatch):
+    """Among them those that were passed over, so that the notebooks were recorded in place of what was asked for."""
+    monkeypatch.setattr(record, "_run", lambda *_: pytest.fail("it runs"))
     with pytest.raises(SystemExit, match="2"):
         record.main(arguments)
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b'{"cells": [', b"[]", b'{"nbformat": 4}', "é".encode("latin-1"), b"# text"])
+def test_a_damaged_notebook_is_named_and_nothing_runs(tmp_path, content, capsys, monkeypatch):
+    monkeypatch.setattr(record, "_run", lambda *_: pytest.fail("it runs"))
+    good, bad = write(tmp_path / "good.ipynb", "1"), tmp_path / "bad.ipynb"
+    bad.write_bytes(content)
+    with pytest.raises(SystemExit, match="2"):
+        record.main([str(good), str(bad)])
+    assert f"{bad} is no notebook that can be read: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["an edit", "a cell more", "gone"])
+def test_what_an_author_saves_while_a_notebook_runs_is_kept(tmp_path, capsys, monkeypatch, change):
+    """A lecture runs for minutes, and was then written back over what had been saved in between."""
+    path = write(tmp_path / "one.ipynb", "1 + 1")
+    ran = notebooks.normalise(nbformat.read(path, as_version=4))
+
+    def runs(todo, jobs):
+        if change == "gone":
+            path.unlink()
+        else:
+            write(path, *(["2 + 2"] if change == "an edit" else ["1 + 1", "3"]))
+        yield running.Done(todo[0], ran, "", 1.0)
+
+    monkeypatch.setattr(record, "_run", runs)
+    assert not record.record([path])
+    assert (
+        "one.ipynb: it was changed while it ran, and is left as it is now; record it again" in capsys.readouterr().out
+    )
+    assert path.exists() == (change != "gone") and (change == "gone" or "1 + 1" != path.read_text())
+    if change == "a cell more":
+        assert len(nbformat.read(path, as_version=4).cells) == 2
+        ran.cells[0].execution_count = 1
+        write(path, "1 + 1")
+        assert not record.check([path])  # compared with what ran: it was not recorded
 
 
 @pytest.mark.slow

@@ -417,6 +417,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "_site")
     folder = parser.parse_args().folder
+    if folder.exists() and not folder.is_dir():
+        parser.error(f"the folder must be one, or nothing yet, got {folder}")
     lectures, exercises, controls = committed()
     print(f"Pages to read: {build(lectures, folder, exercises, controls).resolve()}")
     return 0

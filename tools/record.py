@@ -41,14 +41,19 @@ MACHINES = {  # what makes PyTorch, MKL, oneDNN and OpenBLAS round as on another
 
 def record(paths: Sequence[Path], jobs: int | None = None) -> bool:
     """Run the notebooks, write their outputs back, and bring CLAIMS.md up to date in each folder of lectures."""
-    good = True
+    good, before = True, {path: path.read_bytes() for path in paths}
     for done in _run([Job(path) for path in paths], jobs):
+        path = done.job.path
+        if done.notebook and not (path.is_file() and path.read_bytes() == before[path]):
+            print(f"{path.name}: it was changed while it ran, and is left as it is now; record it again")
+            good = False
+            continue
         refused = open_verdicts(claims_of(done.notebook, done.job.path.name)) if done.notebook else []
         for reason in refused:
-            print(f"{done.job.path.name}: this verdict is not settled, declare it open=True or measure more: {reason}")
+            print(f"{path.name}: this verdict is not settled, declare it open=True or measure more: {reason}")
         good = good and done.notebook is not None and not refused
         if done.notebook is not None and not refused:
-            write(done.job.path, dumps(done.notebook))
+            write(path, dumps(done.notebook))
     for folder in sorted(
         {parent for path in paths for parent in path.resolve().parents[:2] if parent.name == "lectures"}
     ):
@@ -58,11 +63,11 @@ def record(paths: Sequence[Path], jobs: int | None = None) -> bool:
 
 def check(paths: Sequence[Path], jobs: int | None = None) -> bool:
     """Run the notebooks and print what differs from what is stored."""
-    good, changed = True, []
+    good, changed, before = True, [], {path: nbformat.read(path, as_version=4) for path in paths}
     for done in _run([Job(path) for path in paths], jobs):
         good = good and done.notebook is not None
         if done.notebook is not None:
-            stored = nbformat.read(done.job.path, as_version=4)
+            stored = before[done.job.path]
             changed += [f"{done.job.path.name}: {x}" for x in problems(stored) + differences(stored, done.notebook)]
     if changed:
         print("\nCHANGED against the recorded notebooks:\n" + "\n".join(changed))
@@ -192,29 +197,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "notebooks", nargs="*", type=Path, help="default: lectures/*.ipynb and lectures/controls/*.ipynb"
     )
     parser.add_argument("--run", action="store_true", help="run the lectures and write pages to read")
-    parser.add_argument("--site", type=Path, metavar="FOLDER", default=ROOT / "_site", help="with --run: where to")
+    parser.add_argument("--site", type=Path, metavar="FOLDER", help="with --run: where to (default: _site)")
     parser.add_argument("--check", action="store_true", help="run and compare; write nothing")
     parser.add_argument("--seed-sets", type=int, metavar="N", help="run with N disjoint sets of seeds; write nothing")
-    parser.add_argument("--first-set", type=int, metavar="K", default=0, help="with --seed-sets: sets K to K + N - 1")
+    parser.add_argument("--first-set", type=int, metavar="K", help="with --seed-sets: sets K to K + N - 1 (default: 0)")
     parser.add_argument("--machines", action="store_true", help="run under other arithmetics; write nothing")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks side by side (default: one for each core)")
     options = parser.parse_args(arguments)
-    if options.seed_sets is not None and options.seed_sets < 2 and not options.machines:
+    several = options.seed_sets is not None or options.machines
+    if options.seed_sets is not None and options.seed_sets < (1 if options.machines else 2):
         parser.error(f"--seed-sets must be >= 2 to compare anything, got {options.seed_sets}")
+    if options.first_set is not None and (options.first_set < 0 or not several):
+        parser.error(f"--first-set must be >= 0, beside --seed-sets or --machines, got {options.first_set}")
+    if options.site and not options.run:
+        parser.error(f"--site must stand beside --run, got {options.site} alone")
+    if options.site and options.site.exists() and not options.site.is_dir():
+        parser.error(f"--site must be a folder, or nothing yet, got {options.site}")
+    if options.run + options.check + several > 1:
+        parser.error(
+            "--run, --check and --seed-sets or --machines must not stand together: they are three things to do"
+        )
     if options.jobs is not None and options.jobs < 1:
         parser.error(f"--jobs must be >= 1, got {options.jobs}")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")
-    paths = options.notebooks or lectures() + ([] if options.run else controls())
+    paths = list(dict.fromkeys(options.notebooks)) or lectures() + ([] if options.run else controls())
     missing = [str(path) for path in paths if not path.is_file()]
     if missing or not paths:
         parser.error(f"no such notebook: {', '.join(missing) or 'lectures/*.ipynb'}")
+    for path in paths:
+        try:
+            nbformat.read(path, as_version=4)
+        except Exception as error:  # whatever a damaged file makes nbformat raise
+            parser.error(f"{path} is no notebook that can be read: {type(error).__name__}: {str(error)[:200]}")
     try:
-        if options.seed_sets or options.machines:
-            sets = [options.first_set + i for i in range(options.seed_sets or 1)]
+        if several:
+            sets = [(options.first_set or 0) + i for i in range(options.seed_sets or 1)]
             good = compare(paths, sets, list(MACHINES) if options.machines else ["as it is"], options.jobs)
         elif options.run:
-            good = read(paths, options.site, options.jobs)
+            good = read(paths, options.site or ROOT / "_site", options.jobs)
         else:
             good = (check if options.check else record)(paths, options.jobs)
     except KeyboardInterrupt:
