@@ -637,6 +637,37 @@ def test_a_place_without_submissions_is_named(tmp_path, capsys):
     assert "submissions must be a folder or a zip file, got" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--jobs", "0"], "it must be above 0, and finite, got 0"),
+        (["--seconds", "-5"], "it must be above 0, and finite, got -5"),
+        (["--seconds", "nan"], "it must be above 0, and finite, got nan"),
+        (["--seconds", "x"], "argument --seconds: invalid float value: 'x'"),
+        (["--cell-seconds", "0"], "it must be above 0, and finite, got 0"),
+        (["--memory-gb", "inf"], "it must be above 0, and finite, got inf"),
+        (["--due", "2026-11-27"], "it must have a time of day, such as 2026-11-27T23:59, got 2026-11-27"),
+        (["--due", "tomorrow"], "invalid moment value: 'tomorrow'"),
+        (["--out", __file__], "--out must be a folder, or nothing yet"),
+        (["--out", "grades"], "--out must lie outside of the submissions"),
+        (["--out", "../submissions"], "--out must lie outside of the submissions"),
+    ],
+)
+def test_settings_that_would_spoil_the_marks_are_named(tmp_path, monkeypatch, capsys, arguments, said):
+    """No time gave no points, a day without a time was over at its beginning, and results would have been handed in."""
+    monkeypatch.setattr(exercises.grading, "grade", lambda *_: pytest.fail("it grades"))
+    (tmp_path / "submissions").mkdir()
+    monkeypatch.chdir(tmp_path / "submissions")
+    with pytest.raises(SystemExit, match="2"):
+        exercises.main(["grade", ".", *arguments])
+    assert said in capsys.readouterr().err
+
+
+def test_a_moment_may_be_written_in_other_ways():
+    for text in ("2026-11-27T23:59", "2026-11-27 23:59:00", "20261127T2359"):
+        assert exercises.moment(text).isoformat() == "2026-11-27T23:59:00"
+
+
 NAMED = [
     ("Doe Jane_123_assignsubmission_file_/05_sam.ipynb", "05_sam", "Doe Jane_123", 0),
     ("Doe Jane_123_assignsubmission_file_/Copy of 05_sam.ipynb", "05_sam", "Doe Jane_123", 0),

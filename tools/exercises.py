@@ -6,15 +6,37 @@ python tools/exercises.py grade FOLDER      grade what students handed in (a fol
 """
 
 import argparse
+import math
+import re
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import assignments
 import grading
 from notebooks import ROOT
+
+
+def moment(text: str) -> datetime:
+    """A date with a time: without one it would be midnight, at the day's beginning, and all of that day be late."""
+    found = datetime.fromisoformat(text)
+    if not re.search(r"\d[^\d-]\d", text):
+        raise argparse.ArgumentTypeError(f"it must have a time of day, such as {found:%Y-%m-%d}T23:59, got {text}")
+    return found
+
+
+def positive(kind: type) -> Callable:
+    """A number of this kind above 0, and finite."""
+
+    def read(text: str) -> float:
+        if not 0 < (number := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"it must be above 0, and finite, got {text}")
+        return number
+
+    read.__name__ = kind.__name__  # in argparse's own words
+    return read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,16 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "submissions", type=Path, help="folder or zip: name_id_..._05_sam.ipynb, or name/05_sam/05_sam.ipynb"
     )
     grade.add_argument("--out", type=Path, default=Path("grades"), help="results go there (default: grades)")
-    grade.add_argument("--jobs", type=int, default=2, help="submissions at a time (default: 2)")
-    grade.add_argument("--seconds", type=float, default=300, help="limit for one notebook (default: 300)")
-    grade.add_argument("--cell-seconds", type=int, default=60, help="limit for one cell (default: 60)")
-    grade.add_argument("--memory-gb", type=float, default=8, help="address space of one notebook (default: 8)")
+    grade.add_argument("--jobs", type=positive(int), default=2, help="submissions at a time (default: 2)")
+    grade.add_argument("--seconds", type=positive(float), default=300, help="limit for one notebook (default: 300)")
+    grade.add_argument("--cell-seconds", type=positive(int), default=60, help="limit for one cell (default: 60)")
+    grade.add_argument(
+        "--memory-gb", type=positive(float), default=8, help="address space of one notebook (default: 8)"
+    )
     grade.add_argument("--seed", type=int, help="seed of the checks' inputs (default: drawn once, kept in seed.txt)")
     grade.add_argument("--private", type=Path, help="folder with checks of your own, such as set_05.py")
     grade.add_argument("--regrade", action="store_true", help="grade all again, also what has not changed")
-    grade.add_argument(
-        "--due", type=datetime.fromisoformat, help="when it was due, as 2026-11-27T23:59: gives days late"
-    )
+    grade.add_argument("--due", type=moment, help="when it was due, as 2026-11-27T23:59: gives days late")
     grade.add_argument(
         "--points", type=Path, nargs="+", default=[], help="tables saved by the pages of written answers"
     )
@@ -45,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "grade":
         if not (options.submissions.is_dir() or zipfile.is_zipfile(options.submissions)):
             parser.error(f"submissions must be a folder or a zip file, got {options.submissions}")
+        if options.out.exists() and not options.out.is_dir():
+            parser.error(f"--out must be a folder, or nothing yet, got {options.out}")
+        if options.out.resolve().is_relative_to(options.submissions.resolve()):
+            parser.error(
+                f"--out must lie outside of the submissions, or what is written there would count as handed in, got "
+                f"{options.out.resolve()}"
+            )
         if options.private and not options.private.is_dir():
             parser.error(f"--private must be a folder with files like set_05.py, got {options.private}")
         if gone := [str(path) for path in options.points if not path.is_file()]:
