@@ -41,7 +41,8 @@ class Claim(NamedTuple):
 
 def seed_set() -> int:
     """The number of the set of seeds in use; also the seed of what a notebook draws once, such as its data."""
-    return int(os.environ.get(SEED_SET, "0"))
+    text = os.environ.get(SEED_SET, "0")
+    return require.whole(f"the environment's {SEED_SET}", int(text) if text.strip().isdecimal() else text, least=0)
 
 
 def seeds(n: int) -> list[int]:
@@ -161,7 +162,7 @@ def check_exact(
     `above` and `below`. With a tolerance of 1e-6 at most it is printed with four decimals, which CI compares.
     """
     value = require.number(f"the value of {claim!r}", value)
-    here = f"= {value:.4f}"
+    here = f"= {round(value, 4) + 0.0:.4f}"  # and not -0.0000, which rounding alone would decide
     if expected is None or tolerance > 1e-6:
         here = f"≈ {significant(value, 3)}"
     if expected is None:
@@ -181,10 +182,14 @@ def check_exact(
 
 def show(*claims: Claim) -> None:
     """Display claims as one table: mark, claim, the paper's figure, ours, the bound, how often measured, the slide."""
+    if not all(isinstance(c, Claim) for c in claims):
+        raise TypeError("claims must be given one by one, as in show(*claims)")
     texts = [c.claim for c in claims]
     if not claims or len(set(texts)) < len(texts):
         twice = next((t for t in texts if texts.count(t) > 1), None)
         raise ValueError(f"claims must be one or more, each with words of its own, got {twice and f'{twice!r} twice'}")
+    if odd := [text for c in claims for text in c[:7] if "\n" in text]:
+        raise require.error("the words of a claim", "in one line, as a row of a table is", odd[0])
     rows = [["", "claim", "paper", "here", "bound", "runs", "slide"], ["---"] * 7]
     rows += [[text.replace("|", "\\|") for text in claim[:7]] for claim in claims]
     plain = [

@@ -18,6 +18,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
+from sam_lite import require
+
 # Okabe and Ito's colours (2008), in an order that also differs in grey
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-")
@@ -63,6 +65,8 @@ def band(
     x, y = np.asarray(x, float), np.atleast_2d(np.ma.filled(np.ma.asarray(y, float), np.nan))
     if y.shape[1] != len(x):
         raise ValueError(f"y must have shape (n_seeds, {len(x)}) to go with x, got {y.shape}")
+    if not y.size:
+        raise require.error("y", "of one seed or more, and one x or more", f"shape {y.shape} for {label!r}")
     if not np.isfinite(y).any():
         return diverged(ax, label)
     n = _number(ax, label, style)
@@ -208,4 +212,7 @@ def table(rows: dict[str, Sequence[str]], columns: Sequence[str], *, caption: st
         if len(row) != len(columns):
             raise ValueError(f"row {name!r} must have {len(columns)} entries, one per column, got {len(row)}")
     lines = [["", *columns], ["---", *["---:"] * len(columns)], *([name, *row] for name, row in rows.items())]
-    display(Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n*{caption}*"))
+    if odd := [text for line in lines for text in line if not isinstance(text, str) or "\n" in text]:
+        raise require.error("the entries of a table", "texts of one line", odd[0], "write a number as f'{number:.2f}'")
+    whole = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    display(Markdown("\n".join(whole) + f"\n\n*{caption}*"))

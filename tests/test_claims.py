@@ -279,3 +279,25 @@ def test_what_is_no_row_of_numbers_is_refused(values):
         with pytest.raises(TypeError, match="values must be numbers in a row, one per seed, got .*; give its .values"):
             call(values)
     assert claims.interval({0: 5.0, 1: 6.0}.values())[0] == 5.5
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign():
+    """Rounding decides about the sign of what should be 0, and CI compares every word."""
+    for value in (-1e-17, 1e-17, -0.0):
+        assert claims.check_exact("It vanishes", value, 0.0).here == "= 0.0000"
+    assert claims.check_exact("It is less", -0.00006, -0.00006).here == "= -0.0001"
+
+
+def test_claims_are_shown_one_by_one_and_in_one_line_each():
+    one = claims.check("It holds", [1.0, 2.0], above=0)
+    with pytest.raises(TypeError, match=r"claims must be given one by one, as in show\(\*claims\)"):
+        claims.show([one, one._replace(claim="It holds, too")])
+    with pytest.raises(ValueError, match=r"the words of a claim must be in one line, .*, got 'It\\nholds'"):
+        claims.show(one._replace(claim="It\nholds"))
+
+
+@pytest.mark.parametrize("text", ["-1", "first", "", "1.5"])
+def test_a_set_of_seeds_has_a_number(monkeypatch, text):
+    monkeypatch.setenv(claims.SEED_SET, text)
+    with pytest.raises(ValueError, match=f"SAM_LITE_SEED_SET must be an integer >= 0, got '{text}'"):
+        claims.seeds(2)

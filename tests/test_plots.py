@@ -301,3 +301,21 @@ def test_a_seed_that_is_masked_is_left_out_as_one_that_is_not_a_number():
     np.testing.assert_array_equal(masked.lines[0].get_ydata(), [3.0, 3.0, 8.0])
     bands = [ax.collections[0].get_paths()[0].vertices for ax in (masked, holed)]
     np.testing.assert_array_equal(*bands)
+
+
+def test_no_seed_has_not_diverged():
+    """As of a query that finds no row."""
+    _, ax = plots.subplots()
+    for x, y in (([1, 2], np.zeros((0, 2))), ([], np.zeros((3, 0)))):
+        with pytest.raises(ValueError, match="y must be of one seed or more, and one x or more, got .* for 'SGD'"):
+            plots.band(ax, x, y, label="SGD")
+    assert not ax.texts
+
+
+def test_a_stroke_in_a_table_makes_no_column(shown):
+    plots.table({"|g|": ["0.1", "a|b"]}, ["|w|", "c"], caption="Norms.")
+    head, _, row, *_ = shown[0][0]["text/markdown"].splitlines()
+    assert head == r"|  | \|w\| | c |" and row == r"| \|g\| | 0.1 | a\|b |"
+    for odd in (1.5, "two\nlines"):
+        with pytest.raises(ValueError, match="the entries of a table must be texts of one line, got"):
+            plots.table({"g": [odd]}, ["w"], caption="Norms.")

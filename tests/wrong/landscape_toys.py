@@ -241,4 +241,25 @@ MUTANTS = [
         "else nullcontext()",
         "tests/test_landscape.py::test_a_loss_of_ones_own_leaves_batch_norm_as_it_is",
     ),
+    (
+        "a zero with a sign",
+        "sam_lite/claims.py",
+        "{round(value, 4) + 0.0:.4f}",
+        "{value:.4f}",
+        "tests/test_claims.py::test_a_number_that_rounds_to_zero_has_no_sign",
+    ),
+    (
+        "no seeds said to have diverged",
+        "sam_lite/plots.py",
+        "if not y.size:",
+        "if y.ndim > 2:",
+        "tests/test_plots.py::test_no_seed_has_not_diverged",
+    ),
+    (
+        "strokes that make columns",
+        "sam_lite/plots.py",
+        """text.replace("|", "\\\\|") for text in line""",
+        "line",
+        "tests/test_plots.py::test_a_stroke_in_a_table_makes_no_column",
+    ),
 ]
