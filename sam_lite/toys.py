@@ -120,6 +120,9 @@ def limiting_sharpness(hessian: Tensor, *, tolerance: float = 1e-8) -> dict[str,
 def _check_symmetric(hessian: Tensor) -> None:
     if not hessian.is_floating_point():
         raise require.error("hessian", "of floating-point numbers", hessian.dtype, "use .double()")
+    if hessian.ndim != 2 or not hessian.shape[0] == hessian.shape[1] > 0:
+        remedy = "take many by torch.vmap" if hessian.ndim > 2 else ""
+        raise require.error("hessian", "a square matrix", f"shape {tuple(hessian.shape)}", remedy)
     try:
         lopsided = bool((hessian - hessian.mT).abs().amax() > 1e-3 * hessian.abs().amax())
     except RuntimeError:  # one of many under vmap

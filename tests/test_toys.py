@@ -457,3 +457,14 @@ def test_limiting_sharpness_of_half_a_matrix_is_refused_and_of_a_rounded_one_is_
     rounded = whole + torch.tensor([[0.0, 1e-5], [0.0, 0.0]])
     for name, value in (("max", 1.5), ("ascent", 0.5), ("average", 1.0)):
         assert toys.limiting_sharpness(rounded)[name].item() == pytest.approx(value, rel=1e-4)
+
+
+def test_limiting_sharpness_is_of_one_square_matrix():
+    """Of many at once it mixed their eigenvalues."""
+    many = torch.stack([torch.eye(3), 2 * torch.eye(3)])
+    with pytest.raises(ValueError, match=r"square matrix, got 'shape \(2, 3, 3\)'; take many by torch.vmap"):
+        toys.limiting_sharpness(many)
+    assert torch.func.vmap(toys.limiting_sharpness)(many)["max"].tolist() == [0.5, 1.0]
+    for shape in ((2, 3), (0, 0), (3,), ()):
+        with pytest.raises(ValueError, match="hessian must be a square matrix, got 'shape"):
+            toys.limiting_sharpness(torch.ones(shape))
