@@ -70,10 +70,13 @@ def descend(
     """
     lr, size = require.number("lr", lr, above=0), require.whole("batch_size", batch_size)
     n_models, steps = len(next(iter(params.values()))), require.whole("steps", steps)
-    if x.shape[:2] != y.shape[:2] or len(x) != n_models:
+    if x.shape[:2] != y.shape[:2] or len(x) != n_models or not x.shape[1]:
         found = f"{tuple(x.shape)} and {tuple(y.shape)}"
-        raise require.error("x and y", f"({n_models}, n, *features) and ({n_models}, n), data for each model", found)
+        raise require.error(
+            "x and y", f"({n_models}, n, *features) and ({n_models}, n), data for each model, n >= 1", found
+        )
     dice, rows = torch.Generator().manual_seed(require.seed(seed)), torch.arange(n_models, device="cpu")[:, None]
+    params = {name: p.detach().clone() for name, p in params.items()}  # without a graph, that would grow, and our own
     fast, slow, calls = params, params, 0
 
     def counted(params: Params, x: Tensor, y: Tensor) -> Params:

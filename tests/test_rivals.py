@@ -283,3 +283,18 @@ def test_the_field_and_a_direction_leave_the_global_generator_alone():
     before = torch.get_rng_state()
     contest.field([3])
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_start_is_no_part_of_the_answer(setting):
+    """Neither its memory, nor its gradient, whose graph would grow with each step."""
+    gradient, params, x, y = setting
+    grown = {name: p.clone().requires_grad_() for name, p in params.items()}
+    down = partial(rivals.descend, gradient, x=x, y=y, lr=0.1, batch_size=4, steps=2)
+    found = down(params=grown, after=rivals.lookahead(3, 0.5)).params  # which does not come to move
+    assert not any(p.requires_grad for p in found.values())
+    for p in found.values():
+        p.zero_()
+    assert all(torch.equal(p, params[name]) for name, p in grown.items())
+    assert not any(p.requires_grad for p in down(params=grown).params.values())
+    with pytest.raises(ValueError, match=r"data for each model, n >= 1, got"):
+        rivals.descend(gradient, params, x[:, :0], y[:, :0], lr=0.1, batch_size=4, steps=2)

@@ -87,4 +87,11 @@ MUTANTS = [
         "pass",
         f"{_TEST}settings_out_of_bounds_are_named",
     ),
+    (
+        "the start in the answer's memory",
+        "sam_lite/rivals.py",
+        "p.detach().clone()",
+        "p.detach()",
+        "tests/test_rivals.py::test_the_start_is_no_part_of_the_answer",
+    ),
 ]
