@@ -48,9 +48,8 @@ def measure(
     samples: number of noise vectors, drawn from `seed`, for sigma and for the trace; all models of one shape share them.
     Raises ValueError for outputs that are random, for half precision, and for fewer than 2 points or classes.
     """
+    require.measured(params)
     require.whole("the number of points", len(x), least=2)
-    if len(y) != len(x):
-        raise require.error("y", f"of {len(x)} labels, one for each point of x", len(y))
     logits = outputs(params, x)
     if not (isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > 1):
         rule = f"logits ({len(x)}, n_classes) of 2 classes or more"
@@ -81,6 +80,7 @@ def margins(logits: Tensor, y: Tensor) -> Measures:
     label = F.one_hot(y, logits.shape[1]).bool()
     gap = logits.where(label, 0).sum(1) - logits.masked_fill(label, -torch.inf).amax(1)
     gamma, logs = gap.sort().values[len(gap) // 10], logits.log_softmax(1)
+    gamma = gamma.masked_fill(gap.isnan().any(), torch.nan)  # which are sorted as the largest
     chances = logs.exp()
     each = (chances * logs).masked_fill(chances == 0, 0)  # a class may be ruled out, by a logit of -inf
     return {
@@ -101,6 +101,8 @@ def norms(params: Params, start: Params, gamma: Tensor) -> Measures:
     and of others these bounds say nothing. A product of more than float32 holds is inf: give float64. The roots are not.
     """
     now, moved = matrices(params), matrices(_moved(params, start))
+    if not now:
+        raise require.error("params", "of a network with a weight matrix or more", sorted(params))
     fro, fro_moved = (torch.stack([w.square().sum() for w in ws]) for ws in (now, moved))
     spec, spec_moved = (torch.stack([spectral(w).square() for w in ws]) for ws in (now, moved))
     flat, depth = torch.cat([w.flatten() for w in now]), len(now)

@@ -309,7 +309,7 @@ def test_measures_of_too_few_points_or_classes_are_refused(case):
         with pytest.raises(ValueError, match=f"the number of points must be an integer >= 2, got {n}"):
             measures.gradients(outputs, params, x[:n], y[:n])
     assert all(v.ndim == 0 for v in measures.measure(outputs, params, start, x[:2], y[:2], samples=1).values())
-    with pytest.raises(ValueError, match="y must be of 40 labels, one for each point of x, got 39"):
+    with pytest.raises(ValueError, match="y must be labels of shape .40,., one for each row of logits, got .39,."):
         measures.measure(outputs, params, start, x, y[:39])
     for wrong in (lambda p, x: outputs(p, x)[:, :1], lambda p, x: outputs(p, x).sum(), lambda p, x: None):
         with pytest.raises(
@@ -404,3 +404,19 @@ def test_a_class_that_is_ruled_out_by_a_logit_of_minus_infinity_has_no_part():
         "negative_entropy": np.mean(entropies),
     }
     assert found == pytest.approx(expected)
+
+
+def test_a_network_without_a_number_for_some_point_has_no_margin():
+    logits, y = torch.tensor([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]]), torch.zeros(3, dtype=torch.int64)
+    assert measures.margins(logits, y)["inverse_margin"] == 1
+    logits[0, 1] = math.nan
+    assert all(math.isnan(value) for value in measures.margins(logits, y).values())
+
+
+def test_networks_without_weights_or_without_matrices_are_named(case):
+    *_, x, y = case
+    with pytest.raises(ValueError, match="params must be at least one tensor"):
+        measures.measure(lambda p, x: x, {}, {}, x, y)
+    scale = {"scale": torch.ones(x.shape[1])}
+    with pytest.raises(ValueError, match=r"params must be of a network with a weight matrix or more, got \['scale'\]"):
+        measures.measure(lambda p, x: x * p["scale"], scale, scale, x, y)
