@@ -72,7 +72,7 @@ class Picture:
             return f'<div role="alert" style="{box}">{said}<br>Move a control to go on.</div>'
         self.canvas.restore_region(self.rest)
         for artist in self.moving:
-            artist.axes.draw_artist(artist)  # type: ignore[union-attr]
+            self.figure.draw_artist(artist)
         pixels, buffer = Image.frombuffer("RGBA", (width, height), self.canvas.buffer_rgba()), io.BytesIO()
         pixels.convert("RGB").save(buffer, "PNG", compress_level=1)
         data = base64.b64encode(buffer.getvalue()).decode()

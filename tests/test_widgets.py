@@ -446,3 +446,26 @@ def test_grids_leave_the_global_generator_alone():
     before, two = torch.get_rng_state(), {name: p[:2] for name, p in grids.recorded()["reference"].items()}
     grids.top({name: torch.full_like(p, torch.nan) for name, p in two.items()}, 1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_study_of_more_levels_shows_all_its_marks(shown):
+    """A fourth width had no mark, and counted in tau all the same."""
+    table = small_study()
+    wider = [table.assign(width=width, note="x") for width in (200, 300, 400)]
+    widget = explore_measures.measure_explorer(pd.concat([table, *wider]))
+    said = widget.picture.update(measure="trace", colour="width", only="nothing")
+    marks = [len(line.get_xdata()) for line in widget.picture.moving if hasattr(line, "get_xdata")]
+    assert f"The gap of {sum(marks)} settings" in said and len(marks) > 3 and min(marks) > 0
+    with pytest.raises(ValueError, match="table must be one with up to 7 values of an axis, none of them missing"):
+        explore_measures.measure_explorer(table.assign(width=range(len(table))))
+    with pytest.raises(ValueError, match="none of them missing, got"):
+        explore_measures.measure_explorer(table.assign(dropout=table["dropout"].where(table["dropout"] > 0)))
+    with pytest.raises(ValueError, match=r"networks of the status 'stop_loss', got \['steps'\]"):
+        explore_measures.measure_explorer(table.assign(status="steps"))
+
+
+def test_the_title_of_the_whole_figure_may_move(shown):
+    figure, _ = plots.subplots()
+    title = figure.suptitle("before")
+    picture = widgets.Picture(figure, [title], lambda word: title.set_text(word) or word)
+    assert picture.html(word="one") != picture.html(word="another") and 'alt="one"' in picture.html(word="one")

@@ -262,4 +262,25 @@ MUTANTS = [
         "line",
         "tests/test_plots.py::test_a_stroke_in_a_table_makes_no_column",
     ),
+    (
+        "many matrices taken for one",
+        "sam_lite/toys.py",
+        "hessian.ndim != 2 or not hessian.shape[0] == hessian.shape[1] > 0",
+        "hessian.ndim < 2",
+        "tests/test_toys.py::test_limiting_sharpness_is_of_one_square_matrix",
+    ),
+    (
+        "three marks for all levels",
+        "sam_lite/explore_measures.py",
+        "for i in range(max(levels.values()))",
+        "for i in range(3)",
+        "tests/test_widgets.py::test_a_study_of_more_levels_shows_all_its_marks",
+    ),
+    (
+        "a margin beside what is no number",
+        "sam_lite/measures.py",
+        "gap.isnan().any()",
+        "gap.isnan().all()",
+        "tests/test_measures.py::test_a_network_without_a_number_for_some_point_has_no_margin",
+    ),
 ]
