@@ -3,7 +3,7 @@
 python -m sam_lite.contest [NAMES]   tries all settings on ten data sets that the page does not judge on, in minutes
 """
 
-import sys
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sam_lite import rivals, stacked
+from sam_lite import require, rivals, stacked
 from sam_lite.data import load
 from sam_lite.models import build, mlp
 from sam_lite.params import Params, params_of, stack
@@ -91,6 +91,8 @@ def run(field: Field, lr: float, *, smoothing: float = 0.0, steps: int = STEPS, 
 
 def chosen(field: Field, name: str) -> rivals.Descent:
     """Let a rival of the roster compete with the settings that were chosen for it."""
+    if name not in CHOSEN:
+        raise require.error("name", f"one of {', '.join(CHOSEN)}", name)
     lr, setting = CHOSEN[name]
     return run(field, lr, **roster()[name][setting])
 
@@ -126,8 +128,13 @@ def roster(steps: int = STEPS, own: Mapping[str, tuple[float, float]] = OWN) -> 
 
 def main() -> None:
     """Print the mean accuracy with every setting on ten data sets that the lecture does not judge on."""
+    parser = argparse.ArgumentParser(prog="python -m sam_lite.contest", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of rivals (default: all): {', '.join(OWN)}")
+    names = parser.parse_args().names or list(OWN)
+    if unknown := [name for name in names if name not in OWN]:
+        parser.error(f"names must be some of {', '.join(OWN)}, got {', '.join(unknown)}")
     others = field(range(500, 510))
-    for name in sys.argv[1:] or roster():
+    for name in names:
         tried = {}
         for lr in RATES:
             for setting, given in roster()[name].items():

@@ -5,6 +5,7 @@
 Multilayer perceptrons 40-50-50-10 on 1,000 points of MNIST-1D, the seeds 0 to 4, plain SGD, all in float32.
 """
 
+import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -130,6 +131,7 @@ def rho_cells(rhos: Sequence[float] = RHOS) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m sam_lite.grids", description=__doc__).parse_args()
     base = reference()
     cells = {key: batch_cell(*key, base) for key in itertools.product(SIZES, RULES, BUDGETS)}
     arrays = {f"batch/{name}": np.stack([c[name] for c in cells.values()]) for name in next(iter(cells.values()))}

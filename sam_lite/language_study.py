@@ -6,6 +6,7 @@ Every method may compute as many gradients, and chooses one of six settings on l
 the ten networks (59,000 weights) learns a language of its own and sees every line of text once, as large models do.
 """
 
+import argparse
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -75,15 +76,20 @@ def learn(
         lr: the highest learning rate; it rises for the first twentieth of the steps, then falls to zero along a cosine.
         setting: AdamW's weight decay, or rho of the other methods.
         gradients: computed in all. A step of AdamW costs one, one of the others two.
-        stop: share of the training after which to stop.
+        stop: share of the training after which to stop, up to 1, and a look or more.
 
     Columns: method, lr, setting, budget, seed, gradients (so far), excess (test loss above that of the true chances, nats
-    a character), through_logits (`paths.logit_share` on the batch). ValueError for another method.
+    a character), through_logits (`paths.logit_share` on the batch). ValueError for another method, no seeds, and no look.
     """
+    seeds = list(seeds)
     if method not in GRID:
         raise ValueError(f"method must be one of {', '.join(GRID)}, got {method!r}")
     cost = 1 if method == "AdamW" else 2
     steps = require.whole("gradients", gradients, least=CHECKS * cost) // cost
+    last = round(require.number("stop", stop, most=1) * steps)
+    looks = [step for step in range(1, 1 + last) if step * CHECKS % steps < CHECKS]
+    if not seeds or not looks:
+        raise require.error("seeds and stop", "for one network and one look or more", f"{seeds} and {stop}")
     decay, rho = (setting, 0.0) if method == "AdamW" else (DECAY, setting)
     down, look = direction(method, rho), vmap(partial(_looked, build(make, 0)))
     lines, test = text(seeds, steps * LINES, 0)[0], text(seeds, N_TEST, 1)
@@ -91,15 +97,15 @@ def learn(
     # AdamW treats each weight by itself, so it treats each network by itself
     optimizer = torch.optim.AdamW(params.values(), lr=lr, weight_decay=decay)
     rows = []
-    for step in range(1, 1 + round(stop * steps)):
+    for step in range(1, 1 + last):
         batch = lines[:, (step - 1) * LINES : step * LINES]
         for p, g in zip(params.values(), down(params, batch).values(), strict=True):
             p.grad = g
         optimizer.param_groups[0]["lr"] = lr * rate((step - 1) / steps)
         optimizer.step()
-        if step * CHECKS % steps < CHECKS:
+        if step in looks:
             excess, share = look(params, *test, batch)
-            row = {"method": method, "lr": lr, "setting": setting, "budget": gradients, "seed": list(seeds)}
+            row = {"method": method, "lr": lr, "setting": setting, "budget": gradients, "seed": seeds}
             found = {"gradients": cost * step, "excess": excess.tolist(), "through_logits": share.tolist()}
             rows.append(pd.DataFrame(row | found))
     return pd.concat(rows, ignore_index=True)
@@ -151,6 +157,7 @@ def recorded() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m sam_lite.language_study", description=__doc__).parse_args()
     tried = tuning()
     pd.concat([tried, final(chosen(tried))]).to_csv(FILE, index=False, float_format="%.5g")
 

@@ -1,7 +1,9 @@
 """sam_lite/language.py and language_study.py: chances against counts, networks against a plain loop, a sample made again."""
 
+import importlib
 import itertools
 import math
+import sys
 from functools import partial
 
 import pandas as pd
@@ -212,3 +214,30 @@ def test_a_direction_leaves_the_global_generator_alone():
     language_study.direction("AdamW", 0.0)
     language_study.learn([0], "AdamW", 0.01, 0.0, gradients=8, stop=0.1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("seeds", "stop", "said"),
+    [
+        ([0], 0.0, "seeds and stop must be for one network and one look or more, got .*0.0"),
+        ([0], 0.01, "seeds and stop must be for one network and one look or more, got .*0.01"),
+        ([], 1.0, r"seeds and stop must be for one network and one look or more, got '\[\]"),
+        ([0], 1.5, "stop must be a finite number <= 1, got 1.5"),
+    ],
+)
+def test_a_training_without_a_look_or_beyond_its_text_is_refused(seeds, stop, said):
+    with pytest.raises(ValueError, match=said):
+        language_study.learn(iter(seeds), "AdamW", 0.01, 0.1, 320, stop=stop)
+
+
+@pytest.mark.parametrize("name", ["grids", "language_study", "contest"])
+def test_who_asks_a_command_for_help_starts_no_training(name, monkeypatch, capsys):
+    """`--help` trained for minutes, and wrote over the record that the package ships."""
+    command = importlib.import_module(f"sam_lite.{name}")
+    for part in ("reference", "tuning", "field"):
+        monkeypatch.setattr(command, part, lambda *_: pytest.fail("it trains"), raising=False)
+    for arguments, code in ((["--help"], 0), (["--nonsense"], 2), (["SMA"], 2)):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit, match=str(code)):
+            command.main()
+    assert name in capsys.readouterr().out
