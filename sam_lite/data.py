@@ -33,6 +33,9 @@ class Data(NamedTuple):
     def check(self, n_classes: int | None = None) -> "Data":
         """Returns itself; ValueError unless there is a label in 0 .. n_classes - 1 for each row of x."""
         for part, x, y in (("train", *self[:2]), ("test", *self[2:])):
+            for name, one in ((f"x_{part}", x), (f"y_{part}", y)):
+                if not isinstance(one, Tensor):
+                    raise require.error(name, "a tensor", type(one), "use torch.from_numpy or torch.as_tensor")
             if y.dtype != torch.int64 or y.shape != x.shape[:1] or len(x) == 0:
                 raise ValueError(
                     f"y_{part} must hold an int64 label for each row of x, got {y.dtype}, {tuple(y.shape)}"
@@ -69,9 +72,8 @@ def load(
     makers = {f.__name__: f for f in (mnist1d, digits, fashion_mnist, mnist, cifar10)}
     if name not in makers:
         raise ValueError(f"name must be one of {', '.join(makers)}, got {name!r}")
-    settings: dict[str, Any] = {key: n for key, n in (("n_train", n_train), ("n_test", n_test)) if n is not None} | {
-        "seed": seed
-    }
+    settings: dict[str, Any] = {k: n for k, n in (("n_train", n_train), ("n_test", n_test)) if n is not None}
+    settings["seed"] = seed
     settings |= {"folder": folder, "download": download} if name not in ("mnist1d", "digits") else {}
     return makers[name](**settings)
 
@@ -222,6 +224,8 @@ def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Ten
 
 def wrong_labels(y: Tensor, share: float, seed: int) -> Tensor:
     """y (n,), from 0 to 9, with round(share n) labels, chosen by `seed`, replaced by one of the other nine; uniformly."""
+    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
+        raise require.error("y", "integers in a row", f"{y.dtype}, {tuple(y.shape)}", "use .long()")
     if y.numel() and (odd := [label for label in (int(y.min()), int(y.max())) if not 0 <= label <= 9]):
         raise require.error("y", "labels from 0 to 9", odd)
     n, generator = len(y), torch.Generator().manual_seed(require.seed(seed))

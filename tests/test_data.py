@@ -500,3 +500,19 @@ def test_wrong_labels_keep_their_type_and_are_those_of_ten_classes(dtype):
     assert len(wrong_labels(y[:0], 0.5, seed=0)) == 0
     with pytest.raises(ValueError, match=r"y must be labels from 0 to 9, got \[10\]"):
         wrong_labels(y + 1, 0.5, seed=0)
+
+
+def test_arrays_are_no_tensors():
+    """Their int64 is another one, so that the error asked for what it was given."""
+    data = Data(*(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)) * 2)
+    for i, name in enumerate(("x_train", "y_train", "x_test", "y_test")):
+        odd = Data(*(part.numpy() if j == i else part for j, part in enumerate(data.check())))
+        with pytest.raises(ValueError, match=f"{name} must be a tensor, got .*ndarray.*; use torch.from_numpy"):
+            odd.check()
+
+
+@pytest.mark.parametrize("y", [torch.ones(6, dtype=torch.bool), torch.ones(6), torch.ones(6, 1, dtype=torch.int64)])
+def test_what_holds_no_ten_classes_has_no_wrong_labels(y):
+    """Of True, eight of nine other classes are True again."""
+    with pytest.raises(ValueError, match="y must be integers in a row, got .*; use .long()"):
+        wrong_labels(y, 0.5, seed=0)
