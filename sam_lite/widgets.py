@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sam_lite import plots
+from sam_lite import plots, require
 
 # Not both in one output: JupyterLab would show neither, once the kernel that has the widget is gone.
 LIVE = "sam-lite-live"
@@ -179,6 +179,8 @@ def _row(control: Control | Choice, slider: ipywidgets.Widget) -> ipywidgets.HBo
 
 
 def _play(control: Control, slider: ipywidgets.FloatSlider) -> ipywidgets.Play:
+    if any(number != int(number) for number in (control.low, control.high, control.step, control.start)):
+        raise require.error("a control that can run", "of whole numbers", control, "leave out play")
     play = ipywidgets.Play(min=int(control.low), max=int(control.high), step=int(control.step), interval=150)
     play.value = int(control.start)
     ipywidgets.link((play, "value"), (slider, "value"))

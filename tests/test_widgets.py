@@ -469,3 +469,11 @@ def test_the_title_of_the_whole_figure_may_move(shown):
     title = figure.suptitle("before")
     picture = widgets.Picture(figure, [title], lambda word: title.set_text(word) or word)
     assert picture.html(word="one") != picture.html(word="another") and 'alt="one"' in picture.html(word="one")
+
+
+def test_only_whole_numbers_can_run():
+    """A step of less than 1 became 0, and play stood still."""
+    picture = widgets.Picture(plots.subplots()[0], [], lambda rho: "alt")
+    for control in (widgets.Control("ρ", 0, 1, 0.1, 0.5, True), widgets.Control("ρ", 0.5, 2.5, 1, 0.5, True)):
+        with pytest.raises(ValueError, match="a control that can run must be of whole numbers, got .*; leave out play"):
+            widgets.explorer(picture, {"rho": control}, caption="c")
