@@ -181,8 +181,8 @@ MUTANTS = [
     (
         "words in a measure are holes",
         _RANKING,
-        "pd.to_numeric(table[name])",
-        'pd.to_numeric(table[name], errors="coerce")',
+        "pd.to_numeric(column)",
+        'pd.to_numeric(column, errors="coerce")',
         _R + "bad_tables_are_named",
     ),
     (
