@@ -393,8 +393,8 @@ MUTANTS = [
     (
         "True is 1",
         _RANKING,
-        "(bool, v) if isinstance(v, bool | np.bool_) else v",
-        "v",
+        "(bool, v) if isinstance(v, bool | np.bool_) else",
+        "",
         _R + "true_and_one_are_two_settings",
     ),
     (
