@@ -41,8 +41,7 @@ class Claim(NamedTuple):
 
 def seed_set() -> int:
     """The number of the set of seeds in use; also the seed of what a notebook draws once, such as its data."""
-    text = os.environ.get(SEED_SET, "0")
-    return require.whole(f"the environment's {SEED_SET}", int(text) if text.strip().isdecimal() else text, least=0)
+    return require.whole(SEED_SET, int(text) if (text := os.environ.get(SEED_SET, "0")).isdecimal() else text, least=0)
 
 
 def seeds(n: int) -> list[int]:
@@ -137,7 +136,7 @@ def check(
         raise ValueError(f"values must be finite, got {values}: {claim!r}")
     bound = _bound(claim, above, below, open)
     mean, half = interval(values)
-    inside = min(mean - above, below - mean)  # negative outside of the bounds
+    inside = float(min(mean - above, below - mean))  # negative outside of the bounds
     margin = abs(inside) / half if half else math.inf if inside else 0.0
     here = estimate(values, unit) + (" (close)" if margin < 1 and not open else "")
     mark = "○" if open else "✓" if inside > 0 else "✗"
@@ -229,6 +228,7 @@ def _bound(claim: str, above: float, below: float, open: bool) -> str:
     for name, bound, missing in (("above", above, -math.inf), ("below", below, math.inf)):
         if bound != missing:
             require.number(f"{name} of {claim!r}", bound)
+    above, below = float(above), float(below)
     if above >= below:
         raise ValueError(f"above must be less than below, got {above:g} and {below:g}: {claim!r}")
     if math.isinf(above) and math.isinf(below):

@@ -1,9 +1,11 @@
 """Claims: the verdict comes from the seeds' values and their bounds, and what is recorded is settled."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from sam_lite import claims
@@ -301,3 +303,11 @@ def test_a_set_of_seeds_has_a_number(monkeypatch, text):
     monkeypatch.setenv(claims.SEED_SET, text)
     with pytest.raises(ValueError, match=f"SAM_LITE_SEED_SET must be an integer >= 0, got '{text}'"):
         claims.seeds(2)
+
+
+def test_a_bound_may_be_a_number_of_any_library():
+    plain = claims.check("It is more than a quarter", [1.0, 2.0, 3.0], above=0.25)
+    for bound in (Fraction(1, 4), np.float32(0.25), torch.tensor(0.25)):
+        found = claims.check("It is more than a quarter", [1.0, 2.0, 3.0], above=bound)
+        assert found == plain and type(found.margin) is float
+    assert claims.check_exact("It is more than a quarter", 0.5, above=Fraction(1, 4)).bound == "> 0.25"
