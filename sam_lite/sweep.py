@@ -149,6 +149,10 @@ def _table(found: object, job: tables.Job) -> pd.DataFrame:
         remedy = "name it, as in table.rename_axis('name'), or leave it out by table.reset_index(drop=True)"
         raise require.error("the index of work's table", "numbers of rows, or named", list(found.index[:3]), remedy)
     table = found.reset_index() if named else found.copy()
+    if len(alike := list(map(str, table.columns))) > len(set(alike)):
+        raise require.error(
+            "the columns of work's table", "of names that read differently in a file", list(table.columns)
+        )
     table.attrs = {}  # of its maker's, which no file could keep
     for name, value in job.items():
         if name in table and not all(x == value or (x != x and value != value) for x in table[name]):

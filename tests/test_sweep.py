@@ -125,7 +125,8 @@ def test_a_job_that_fails_names_itself_and_the_others_are_done(tmp_path, capsys)
             "work returned a column 'width' that differs from the job's width=1",
         ),
         (pd.DataFrame({"loss": [len]}), "the table that work returned cannot be kept"),
-        (pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), "the table that work returned cannot be kept"),
+        (pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), "the columns of work's table must be of names that read"),
+        (pd.DataFrame({1: [1.0], "1": [2.0]}), "the columns of work's table must be of names that read differently"),
         (pd.DataFrame({"n": [2**70]}), "the table that work returned cannot be kept"),
     ],
 )
