@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -339,3 +340,10 @@ def test_no_serious_fault_of_accessibility(site, chrome):
         context.close()
         assert len(seen) > 10, "the kinds of text that a page of code and words has"
     assert not faults, "\n".join(faults)
+
+
+def test_a_file_is_no_folder_for_pages(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pages.py", __file__])
+    with pytest.raises(SystemExit, match="2"):
+        pages.main()
+    assert "the folder must be one, or nothing yet, got" in capsys.readouterr().err

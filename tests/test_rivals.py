@@ -298,3 +298,8 @@ def test_the_start_is_no_part_of_the_answer(setting):
     assert not any(p.requires_grad for p in down(params=grown).params.values())
     with pytest.raises(ValueError, match=r"data for each model, n >= 1, got"):
         rivals.descend(gradient, params, x[:, :0], y[:, :0], lr=0.1, batch_size=4, steps=2)
+
+
+def test_a_rival_that_is_not_in_the_contest_is_named():
+    with pytest.raises(ValueError, match="name must be one of SGD, .*, got 'sam'"):
+        contest.chosen(None, "sam")
