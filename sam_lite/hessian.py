@@ -9,8 +9,9 @@ result twice, and maps over an ensemble:
 H is the Hessian of the loss as given: with its data, the mode of its layers, and weight decay only if the loss contains
 it. If the data do not fit into memory, give a list of losses, one for each chunk, or pairs (loss, size) if the chunks
 differ (`params.shares`). Their mean is meant, and one graph at a time is in memory. Differences of gradients are no
-substitute: they step across the kinks of a ReLU. Where the loss is not finite, all is NaN. Raises ValueError for a loss
-that is random or has no derivative, and for half precision, also by `torch.autocast`.
+substitute: they step across the kinks of a ReLU. Where the loss is not finite, all is NaN. Results keep no graph: no
+`backward` goes through them, but `torch.func.jacfwd` does. Raises ValueError for a loss that is random or has no
+derivative, for half precision, also by `torch.autocast`, and for weights by which `torch.func.grad` takes a derivative.
 """
 
 from collections.abc import Callable
@@ -63,13 +64,13 @@ def hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
     recurrent layers on a GPU, `with torch.backends.cudnn.flags(enabled=False)`.
     """
     pure.check(loss, params)
-    return _hvp(loss, params)
+    return _hvp(loss, {name: p.clone() for name, p in params.items()})  # which may change before the last product
 
 
 def _hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
     def pulled() -> tuple[Callable, Tensor]:
         with sdpa_kernel(SDPBackend.MATH):
-            return vjp(grad_and_value(pure.differentiable(loss)), params, has_aux=True)[1:]
+            return vjp(grad_and_value(pure.differentiable(loss)), dict(params), has_aux=True)[1:]
 
     pullback, height = pulled()
     finite = height.isfinite()  # or else the derivatives may come out as 0
@@ -77,6 +78,8 @@ def _hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
     @torch.no_grad()
     def product(v: Params) -> Params:
         nonlocal pullback
+        require.same_names(params, v)
+        v = {name: v[name] for name in params}
         try:
             found = pullback(v)[0]
         except RuntimeError as error:

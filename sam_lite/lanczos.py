@@ -46,13 +46,13 @@ def lanczos(
             if (beta.cpu() * mixes[-1, -k:].abs() <= tol * values[-k:].abs()).all():
                 return values.to(w), mixes.to(w), known
         if j + 1 < steps:
-            matrix[j + 1, j].copy_(beta)  # `eigh` reads the lower half
+            matrix[j + 1, j].copy_(beta)  # the lower half; `_eigh` adds the other
             v = rest / size
             w = product(v)
     return *_eigh(matrix), basis
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    finite = matrix.isfinite().all()
+    finite, matrix = matrix.isfinite().all(), matrix + matrix.tril(-1).mT  # whole, since a derivative takes both halves
     values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0))
     return torch.where(finite, values, torch.nan), torch.where(finite, vectors, torch.nan)

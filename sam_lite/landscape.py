@@ -39,7 +39,7 @@ def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, cur
     A `loss_of` keeps its model's batch statistics all along: between batch-norm nets use `batchnorm.loss_between`.
     """
     check_alike(start, "end", end)
-    _check_repeats(loss, start)
+    _check_repeats(loss, start, end)
     turn = math.pi / 2
     pairs = [(math.cos(a * turn), math.sin(a * turn)) if curved else (1 - a, a) for a in _numbers("alphas", alphas)]
 
@@ -57,7 +57,7 @@ def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable
     """The loss at center + a first + b second: (n_a, n_b); at a = b = 0 it is exactly that of `center`."""
     check_alike(center, "first", first)
     check_alike(center, "second", second)
-    _check_repeats(loss, center)
+    _check_repeats(loss, center, first, second)
     rows, columns = _numbers("a", a), _numbers("b", b)
     with _kept(loss):
         return _stack([_stack([loss(add(add(center, first, s), second, t)) for t in columns]) for s in rows])
@@ -108,6 +108,8 @@ def _kept(loss: Loss) -> AbstractContextManager:
     return nullcontext() if getattr(loss, "checked", False) else pure.frozen_statistics()
 
 
-def _check_repeats(loss: Loss, params: Params) -> None:
+def _check_repeats(loss: Loss, params: Params, *others: Params) -> None:
+    for name, p in (item for each in (params, *others) for item in each.items()):
+        require.constant(f"the weights {name!r}", p)
     if not getattr(loss, "checked", False) and pure.repeated(loss, params) is None:
         raise require.error("loss(params)", "a tensor, or a tuple or dict of tensors", None)

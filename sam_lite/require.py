@@ -25,7 +25,7 @@ def number(
     """A finite number within the bounds: `least` and `most` are allowed themselves, `above` and `below` are not.
 
     Raises ValueError for anything else. A tensor whose value cannot be read without waiting (on a GPU) or not at all
-    (one of many under `torch.vmap`) is returned as it is.
+    (one of many under `torch.vmap`) is returned as it is, and so is one by which a derivative is taken.
     """
     plain = pythons(value)
     if isinstance(plain, Tensor) and plain.ndim == 0:
@@ -38,6 +38,10 @@ def number(
         signs = ((">=", least), (">", above), ("<=", most), ("<", below))
         limits = " and ".join(f"{sign} {limit:g}" for sign, limit in signs if math.isfinite(limit))
         raise error(name, f"a finite number {limits}".strip(), value, remedy)
+    if isinstance(value, Tensor) and (value.requires_grad or torch._C._functorch.is_gradtrackingtensor(value)):
+        if not torch.is_grad_enabled():
+            constant(name, value)
+        return value  # by which somebody takes a derivative
     return plain if isinstance(plain, (int, float)) else float(plain)  # of a fraction
 
 
@@ -55,6 +59,16 @@ def seed(value: object, name: str = "seed") -> int:
     return whole(name, value, least=0, most=2**63 - 1)
 
 
+def constant(name: str, value: Tensor) -> None:
+    """Raise ValueError for a variable of `torch.func.grad`, where no graph is kept: its derivative would come out as 0."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_gradtrackingtensor(value) and value.requires_grad:
+            rule = "a constant, since this function keeps no graph and its gradient would be 0"
+            raise error(name, rule, "a variable of torch.func.grad", "use torch.func.jacfwd, which needs none")
+        value = functorch.get_unwrapped(value)
+
+
 def precision(params: Mapping[str, Tensor]) -> None:
     """Raise ValueError for no parameters, and for types other than float32 and float64: rounding would hide differences."""
     if not params:
@@ -63,12 +77,15 @@ def precision(params: Mapping[str, Tensor]) -> None:
         if p.dtype not in (torch.float32, torch.float64):
             counts = not (p.is_floating_point() or p.is_complex())  # such as a buffer of state_dict()
             remedy = "give params_of(model)" if counts else "use .float() on model and data"
+            remedy = "take torch.view_as_real(p) for the parameter" if p.is_complex() else remedy
             raise error(f"params[{name!r}]", "float32 or float64", p.dtype, remedy)
 
 
 def measured(params: Mapping[str, Tensor]) -> None:
-    """`precision`, and ValueError inside `torch.autocast`, which computes in half precision what it is not given so."""
+    """`precision` and `constant`, and ValueError inside `torch.autocast`, which computes in half precision what it can."""
     precision(params)
+    for name, p in params.items():
+        constant(f"params[{name!r}]", p)
     for kind in {p.device.type for p in params.values() if p.dtype == torch.float32}:
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             remedy = f"measure outside of it, or in `with torch.autocast({kind!r}, enabled=False)`"

@@ -48,9 +48,6 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
     (tensor([3.3000, 4.4000]), tensor(12.5000))
     """
     rho = require.number("rho", rho, least=0)
-    for name, p in params.items():
-        if p.is_complex():
-            raise require.error(f"params[{name!r}]", "real", p.dtype, "take torch.view_as_real(p) for the parameter")
     require.precision(params)
     states = pure.random_states(params.values())
     grads, value = grad_and_value(pure.differentiable(loss))(params)
@@ -164,7 +161,7 @@ class SAM(Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         """As in any optimizer, with the defaults of the base."""
         self._check_groups([param_group])
-        super().add_param_group(param_group)
+        self.base_optimizer.add_param_group(param_group)
 
     def _check_groups(self, groups: Sequence[dict]) -> None:
         for group in groups:
@@ -175,7 +172,7 @@ class SAM(Optimizer):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "rho":
-            value = require.number("rho", value, least=0)
+            value = require.number("rho", value.detach() if isinstance(value, Tensor) else value, least=0)
         elif name == "probability":
             value = require.number("probability", value, least=0, most=1)
         elif name in ("every", "start") and not (isinstance(value, float) and value == math.inf):

@@ -1,13 +1,14 @@
 """Lanczos and its relatives against dense float64 Hessians and closed forms."""
 
 import math
+from collections import OrderedDict
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.func import grad, vmap
+from torch.func import grad, jacfwd, vmap
 
 from sam_lite.hessian import dense, hvp, spectral_density, top_eigenvalues, trace
 from sam_lite.lanczos import lanczos
@@ -457,7 +458,8 @@ def test_a_random_loss_is_refused_wherever_it_comes_from(call):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
 def test_other_types_of_numbers_are_refused(call, dtype):
     params = {"w": torch.ones(3, dtype=dtype)}
-    with pytest.raises(ValueError, match=rf"params\['w'\] must be float32 or float64, got {dtype}; use .float\(\)"):
+    remedy = "take torch.view_as_real" if dtype.is_complex else r"use .float\(\)"
+    with pytest.raises(ValueError, match=rf"params\['w'\] must be float32 or float64, got {dtype}; {remedy}"):
         call(lambda p: (to_vector(p) ** 2).sum().real, params)
 
 
@@ -692,3 +694,51 @@ def test_lanczos_has_no_more_room_than_the_matrix_and_needs_a_direction():
     both = vmap(lambda s: lanczos(lambda v: a @ v, s, 6)[0])(torch.stack([start, 0 * start]))
     close(both[0], values)
     assert both[1].isnan().all()
+
+
+CUBE, EDGES = (
+    (lambda p: (p["w"] ** 3).sum() / 6),
+    {"w": torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)},
+)  # H = diag(w)
+ONES = {"w": torch.ones(3, dtype=torch.float64)}
+NUMBERS = {  # and the derivative by w
+    "hvp": (lambda p: hvp(CUBE, p)(ONES)["w"].sum(), [1.0, 1.0, 1.0]),
+    "dense": (lambda p: dense(CUBE, p).diagonal()[0], [1.0, 0.0, 0.0]),
+    "largest": (lambda p: top_eigenvalues(CUBE, p).values[0], [0.0, 0.0, 1.0]),
+    "trace": (lambda p: trace(CUBE, p).mean, [1.0, 1.0, 1.0]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # by torch's own forward derivatives
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_derivative_is_right_or_refused_and_never_0(name):
+    """Reverse mode needs a graph, which none of these keeps; forward mode needs none."""
+    number, right = NUMBERS[name]
+    torch.testing.assert_close(jacfwd(number)(EDGES)["w"], torch.tensor(right, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"params\['w'\] must be a constant, .* gradient would be 0, .*jacfwd"):
+        grad(number)(EDGES)
+    with pytest.raises(ValueError, match="must be a constant"):
+        grad(lambda many: vmap(number)(many).sum())(stack([EDGES, EDGES]))
+    times = grad(lambda a: a * number(EDGES))(torch.tensor(2.0, dtype=torch.float64))  # by something else
+    torch.testing.assert_close(times, number(EDGES))
+
+
+def test_a_product_is_of_the_weights_that_it_was_made_for():
+    """Also when an optimizer has moved them since, in place."""
+    params, loss = tanh_net()
+    wanted = to_vector(params).sin()
+    right = dense(loss, params) @ wanted
+    product = hvp(loss, params)
+    for p in params.values():
+        p.add_(0.5)
+    torch.testing.assert_close(to_vector(product(from_vector(wanted, params))), right)
+
+
+def test_names_may_come_in_any_order_and_any_kind_of_dict():
+    params, loss = tanh_net()
+    v = {name: p.cos() for name, p in params.items()}
+    found = hvp(loss, params)(dict(reversed(v.items())))
+    torch.testing.assert_close(found, hvp(loss, params)(v))
+    torch.testing.assert_close(trace(loss, OrderedDict(params)).mean, trace(loss, params).mean)
+    with pytest.raises(ValueError, match="two sets of parameters must be of the same names"):
+        hvp(loss, params)({"0.weight": v["0.weight"]})

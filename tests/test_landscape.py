@@ -245,3 +245,11 @@ def test_a_loss_of_ones_own_leaves_batch_norm_as_it_is():
     torch.testing.assert_close(found, landscape.line(loss_of(model, x, y), params, further, [0, 1, 2]))
     landscape.plane(own, params, further, further, [0, 1], [0, 1])
     assert all(torch.equal(b, before[name]) for name, b in model.state_dict().items())
+
+
+def test_the_derivative_of_a_landscape_is_refused_in_reverse_mode():
+    """It would be 0, since no graph is kept."""
+    loss, w = (lambda p: (p["w"] ** 2).sum()), {"w": torch.ones(2)}
+    for call in (lambda p: landscape.line(loss, w, p, [0.5]), lambda p: landscape.plane(loss, w, p, w, [1.0], [0.0])):
+        with pytest.raises(ValueError, match="the weights 'w' must be a constant, .* gradient would be 0"):
+            torch.func.grad(lambda p, call=call: call(p).sum())(w)

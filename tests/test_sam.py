@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.multiprocessing
 from torch import nn
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -1254,7 +1254,9 @@ def test_an_expanded_buffer_is_left_alone_and_all_others_are_put_back():
 
 def test_complex_weights_are_refused_with_a_remedy():
     w = {"w": torch.ones(2, dtype=torch.complex64)}
-    with pytest.raises(ValueError, match=r"params\['w'\] must be real, got torch.complex64; take torch.view_as_real"):
+    with pytest.raises(
+        ValueError, match=r"params\['w'\] must be float32 or float64, got torch.complex64; take torch.view_as_real"
+    ):
         sam_gradient(lambda p: p["w"].abs().square().sum(), w, 0.1)
 
 
@@ -1266,3 +1268,28 @@ def test_a_loss_without_a_derivative_is_refused_and_not_taken_for_a_flat_one():
     for constant in (evaluated, lambda p: torch.tensor(1.0)):
         with pytest.raises(ValueError, match="the loss must be a differentiable function of the weights.*no_grad"):
             sam_gradient(constant, {"w": torch.ones(2)}, 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # by torch's own forward derivatives
+def test_a_derivative_by_rho_is_that_of_the_formula():
+    """On a parabola with curvatures a, d/d rho of a (w + rho g / ||g||) is a g / ||g||, with g = a w."""
+    a, w = torch.tensor([1.0, 5.0, 3.0]), {"w": torch.tensor([1.0, 2.0, 3.0])}
+    right = (a * a * w["w"] / (a * w["w"]).norm()).sum()
+    total = lambda rho: sam_gradient(lambda p: (a * p["w"] ** 2).sum() / 2, w, rho)[0]["w"].sum()  # noqa: E731
+    rho = torch.tensor(0.1, requires_grad=True)
+    total(rho).backward()
+    found = [grad(total)(rho.detach()), jvp(total, (rho.detach(),), (torch.ones(()),))[1], rho.grad]
+    torch.testing.assert_close(found, [right] * 3)
+    with pytest.raises(ValueError, match="rho must be a finite number >= 0, got "):
+        grad(total)(torch.tensor(-0.1))
+    assert type(SAM(SGD([torch.nn.Parameter(a)], lr=0.1), rho).rho) is float
+
+
+def test_a_group_is_added_as_the_base_adds_it():
+    class Counting(SGD):
+        def add_param_group(self, group):
+            super().add_param_group(group | {"number": len(self.param_groups)})
+
+    optimizer = SAM(Counting([torch.nn.Parameter(torch.ones(2))], lr=0.1), rho=0.1)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(3))]})
+    assert [group["number"] for group in optimizer.param_groups] == [0, 1]

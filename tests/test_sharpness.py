@@ -756,3 +756,12 @@ def test_rows_that_are_no_tensor_are_refused_with_the_remedy(rows):
         ):
             measure(loss, point([0.0] * 3), 0.1, **{name: rows})
         measure(loss, point([0.0] * 3), 0.1, **{name: torch.as_tensor(rows)})
+
+
+@pytest.mark.parametrize("measure", MAPPED)
+def test_a_derivative_in_reverse_mode_is_refused_and_not_0(measure):
+    loss, w = (lambda p: (p["w"] ** 2).sum()), point([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"params\['w'\] must be a constant, .* gradient would be 0"):
+        torch.func.grad(lambda p: measure(loss, p, 0.1).value)(w)
+    with pytest.raises(ValueError, match="radius must be a constant"):
+        torch.func.grad(lambda radius: measure(loss, w, radius).value)(torch.tensor(0.1))

@@ -355,4 +355,32 @@ MUTANTS = [
         "with torch.no_grad():",
         "tests/test_landscape.py::test_a_loss_of_ones_own_leaves_batch_norm_as_it_is",
     ),
+    (
+        "a gradient of 0 through a measure",
+        "sam_lite/require.py",
+        "if functorch.is_gradtrackingtensor(value) and value.requires_grad:",
+        "if False:",
+        "tests/test_hessian.py::test_a_derivative_is_right_or_refused_and_never_0",
+    ),
+    (
+        "half of a symmetric matrix for a derivative",
+        _LANCZOS,
+        "matrix + matrix.tril(-1).mT",
+        "matrix",
+        "tests/test_hessian.py::test_a_derivative_is_right_or_refused_and_never_0",
+    ),
+    (
+        "a product at weights that have moved",
+        _HESSIAN,
+        "_hvp(loss, {name: p.clone() for name, p in params.items()})",
+        "_hvp(loss, params)",
+        "tests/test_hessian.py::test_a_product_is_of_the_weights_that_it_was_made_for",
+    ),
+    (
+        "names of a vector in their own order",
+        _HESSIAN,
+        "v = {name: v[name] for name in params}",
+        "v = dict(v)",
+        "tests/test_hessian.py::test_names_may_come_in_any_order_and_any_kind_of_dict",
+    ),
 ]

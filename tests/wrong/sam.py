@@ -690,4 +690,18 @@ MUTANTS = [
         "            pass",
         _USE + "a_call_that_is_stopped_leaves_no_hook_in_the_model",
     ),
+    (
+        "rho without its derivative",
+        "sam_lite/require.py",
+        "value.requires_grad or torch._C._functorch.is_gradtrackingtensor(value)",
+        "False",
+        "tests/test_sam.py::test_a_derivative_by_rho_is_that_of_the_formula",
+    ),
+    (
+        "groups added without the base",
+        _SAM,
+        "self.base_optimizer.add_param_group(param_group)",
+        "super().add_param_group(param_group)",
+        "tests/test_sam.py::test_a_group_is_added_as_the_base_adds_it",
+    ),
 ]
