@@ -5,6 +5,7 @@ With statistics that belong to other weights, the loss may be much higher than t
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -30,12 +31,12 @@ def loss_between(
       `torch.optim.swa_utils.update_bn` does.
     At alpha = 0 and 1 each net's own loss comes back; with recomputed statistics, only if its own were made so. Raises
     ValueError for other words, for nets that differ in shape, and to recompute what is not of a batch norm. There is a
-    value everywhere, and a derivative with "keep" alone: PyTorch has none by statistics that move.
+    value everywhere, and a derivative with "keep" alone: PyTorch has none by statistics that move, and ValueError says so.
     """
-    if not isinstance(statistics, Tensor) and statistics not in ("keep", "interpolate"):
-        raise ValueError(
-            f"statistics must be 'keep', 'interpolate' or training data to recompute from, got {statistics!r}"
-        )
+    known = isinstance(statistics, str) and statistics in ("keep", "interpolate")
+    if not (known or isinstance(statistics, Tensor) and len(statistics)):
+        rule = "'keep', 'interpolate' or a tensor of training data to recompute from"
+        raise require.error("statistics", rule, statistics)
     pure.check_model(start)
     buffers, others = ({k: b.clone() for k, b in net.named_buffers() if b.is_floating_point()} for net in (start, end))
     origin, goal = params_of(start), params_of(end)
@@ -74,9 +75,16 @@ def loss_between(
 
     statistics_at = recompute if isinstance(statistics, Tensor) else between
 
+    moving = bool(recomputed if isinstance(statistics, Tensor) else buffers and statistics == "interpolate")
+
     def loss(params: Params) -> Tensor:
+        if moving and torch.is_grad_enabled() and any(p.requires_grad for p in params.values()):
+            remedy = "use 'keep' for a derivative, and torch.no_grad() for a value"
+            raise require.error(
+                "statistics", "kept where a derivative is taken", "some that move with the weights", remedy
+            )
         with pure.untouched(start), pure.eager():
             start.eval()
-            return criterion(functional_call(start, params | statistics_at(params), (x.clone(),)), y)
+            return criterion(functional_call(start, params | statistics_at(params), (x.clone(),)), y.clone())
 
     return loss

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from sam_lite.batchnorm import loss_between
 from sam_lite.landscape import line
 from sam_lite.models import GhostBatchNorm1d
-from sam_lite.params import load_params, params_of
+from sam_lite.params import load_params, loss_of, params_of
 
 ALPHAS = [-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 2.0]
 
@@ -151,7 +151,9 @@ def test_norms_without_running_statistics_and_awkward_nets_are_taken():
 
 def test_unknown_words_and_unlike_nets_are_refused():
     net = trained(0)
-    with pytest.raises(ValueError, match="'keep', 'interpolate' or training data to recompute from, got 'recompute'"):
+    with pytest.raises(
+        ValueError, match="'keep', 'interpolate' or a tensor of training data to recompute from, got 'recompute'"
+    ):
         loss_between(net, net, *data(), "recompute")
     with pytest.raises(ValueError, match="end must have the parameters and buffers of start"):
         loss_between(net, nn.Sequential(nn.Linear(5, 2)), *data(), "keep")
@@ -182,3 +184,36 @@ def test_statistics_of_other_layers_are_not_recomputed_but_refused():
     with pytest.raises(ValueError, match="got .*0.mean.*; use 'keep' or 'interpolate'"):
         values(*nets, data()[0])
     assert values(nets[0], nets[0], data()[0]).isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [[[1.0] * 5] * 4, torch.empty(0, 5), None])
+def test_training_data_are_a_tensor_with_rows(rows):
+    """Of no rows the recomputed statistics would be those before any training."""
+    with pytest.raises(ValueError, match="or a tensor of training data to recompute from, got "):
+        loss_between(trained(0), trained(1), *data(), rows)
+
+
+@pytest.mark.parametrize("statistics", ["interpolate", data()[0]], ids=["interpolated", "recomputed"])
+def test_no_derivative_leaves_out_that_statistics_move(statistics):
+    start, end = trained(0), trained(1)
+    loss, params = loss_between(start, end, *data(), statistics), params_of(start)
+    with pytest.raises(
+        ValueError, match="kept where a derivative is taken, .*; use 'keep' for a derivative, and torch.no_grad"
+    ):
+        torch.func.grad(loss)(params)
+    asking = dict(start.named_parameters())
+    with pytest.raises(ValueError, match="kept where a derivative is taken"):
+        loss(asking)
+    with torch.no_grad():
+        assert loss(asking) == loss(params)
+    plain = nn.Linear(5, 2).double()
+    found = torch.func.grad(loss_between(plain, plain, *data(), statistics))(params_of(plain))  # nothing moves here
+    torch.testing.assert_close(found, torch.func.grad(loss_of(plain, *data()))(params_of(plain)))
+
+
+def test_targets_that_a_criterion_changes_stay_what_they_are():
+    net, (x, _) = trained(0), data()
+    y = x[:, :2].clone()
+    loss = loss_between(net, net, x, y, "keep", lambda out, target: (out - target.mul_(2)).square().mean())
+    assert loss(params_of(net)) == loss(params_of(net))
+    torch.testing.assert_close(y, x[:, :2], rtol=0, atol=0)
