@@ -6,7 +6,7 @@ import re
 import sys
 import types
 import zlib
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -37,7 +37,8 @@ def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
     if isinstance(thing, np.ndarray) and thing.dtype.kind not in "biufc":
         return inside(thing.tolist())
     if isinstance(thing, (Tensor, np.ndarray)):
-        return _array(torch.as_tensor(thing).detach().cpu())
+        values = thing if isinstance(thing, Tensor) else torch.from_numpy(np.array(thing, order="C"))  # not read-only
+        return _array(values.detach().cpu())
     if isinstance(thing, Mapping):
         return "{" + ", ".join(f"{inside(k)}: {inside(v)}" for k, v in thing.items()) + "}"
     if isinstance(thing, (list, tuple, Set)):
@@ -57,8 +58,13 @@ def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
         return f"{thing.__qualname__} (code {_checksum(_code(thing, thing.__code__, inside).encode())})"
     if isinstance(thing, type) and (written := _written(thing)):
         return f"{thing.__qualname__} (code {_checksum(inside(written).encode())})"
-    if isinstance(thing, (type, types.BuiltinFunctionType)):
+    free = isinstance(thing, types.BuiltinFunctionType) and isinstance(
+        thing.__self__, (type, types.ModuleType, type(None))
+    )
+    if free or isinstance(thing, type):
         return thing.__qualname__
+    if hasattr(thing, "to_numpy"):  # a table, whose other attributes are caches
+        return f"{type(thing).__name__} of {inside(thing.to_numpy())} at {inside(getattr(thing, 'axes', None))}"
     if isinstance(thing, (staticmethod, classmethod)):
         return inside(thing.__func__)
     if isinstance(thing, property):
@@ -71,7 +77,8 @@ def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
 
 def settings_in(thing: object) -> dict:
     """An object's settings: of torch's schedulers everything that does not move, of others what their constructors took,
-    and all attributes of those that do not keep all of that under its name, or under its name with a "_" before it.
+    and all attributes of those that do not keep all of that under its name, or under its name with a "_" before it; what
+    would be pickled of those without a `__dict__`, such as a range, a path, or the method `values.__getitem__` of a list.
     """
     if isinstance(thing, LRScheduler) and type(thing).__module__.startswith("torch."):
         return {name: value for name, value in vars(thing).items() if name not in MOVING}
@@ -85,9 +92,23 @@ def settings_in(thing: object) -> dict:
         return found | {name: value for name, value in details(thing).items() if name not in found}
     if isinstance(thing, Optimizer):
         return {name: value for name, value in found.items() if name != "params"}
+    if not hasattr(thing, "__dict__") and (not names or len(found) < len(names)):
+        inner = _inner(thing)
+        return found if inner is None else {**found, "state": inner}
     library = type(thing).__module__.partition(".")[0]
     kept = library in ("argparse", "functools", "types") or library not in {*sys.stdlib_module_names, "torch"}
     return found if (names and len(found) == len(names)) or not kept else {**getattr(thing, "__dict__", {}), **found}
+
+
+def _inner(thing: object) -> object:
+    """What pickle would keep, but not of that which moves when it is used: iterators and random generators."""
+    if isinstance(thing, (Iterator, torch.Generator, np.random.Generator, np.random.BitGenerator)):
+        return None
+    try:
+        kept = thing.__reduce_ex__(2)
+    except Exception:  # of what cannot be pickled
+        return None
+    return kept if isinstance(kept, str) else kept[:3]
 
 
 def details(model: nn.Module) -> dict[str, Any]:

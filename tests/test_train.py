@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sam_lite import checkpoint as checkpoint_module
 from sam_lite import stacked
 from sam_lite.data import batches, mnist1d
+from sam_lite.describe import words
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
 from sam_lite.params import params_of, stack
@@ -1106,6 +1107,20 @@ def masked(by):
     return with_layers(change)
 
 
+class Slotted:
+    __slots__ = ("by",)
+
+    def __init__(self, smoothing):
+        self.by = smoothing
+
+    def __call__(self, outputs, y):
+        return F.cross_entropy(outputs, y, label_smoothing=self.by)
+
+
+def times(numbers):
+    return lambda outputs, y: len(numbers) * F.cross_entropy(outputs, y)
+
+
 OF_CONFIG = "class Config: k = {}\ndef criterion(outputs, y): return Config.k * F.cross_entropy(outputs, y)"
 HIDDEN = {  # made with one, gone on with the other: neither shows in the other's numbers or in a repr
     "argparse": [{"criterion": smoothed(argparse.Namespace(smoothing=by))} for by in (0.0, 0.5)],
@@ -1125,6 +1140,11 @@ HIDDEN = {  # made with one, gone on with the other: neither shows in the other'
     "inner layer": [{"make": lambda by=by: nn.Sequential(Scaled(by))} for by in (1.0, 3.0)],
     "heads": [{"make": lambda n=n: Attending(n)} for n in (2, 4)],
     "hook on a gradient": [{"make": masked(by)} for by in (1.0, 0.0)],
+    "method of a list": [{"schedule": ([by] * 9).__getitem__} for by in (1.0, 0.5)],
+    "method of an array": [{"schedule": np.full(9, by).item} for by in (1.0, 0.5)],
+    "method of a table": [{"schedule": pd.Series([by] * 9).get} for by in (1.0, 0.5)],
+    "slots": [{"criterion": Slotted(by)} for by in (0.0, 0.5)],
+    "range": [{"criterion": times(range(n))} for n in (1, 2)],
 }
 
 
@@ -1136,9 +1156,19 @@ def test_another_method_is_refused_wherever_its_settings_are_kept(data, tmp_path
         return resumed(tmp_path / "run.pt", data, optimizer=sgd, **settings)
 
     of(0)
-    with pytest.raises(ValueError, match="run.pt was saved with other settings, (criterion|details) "):
+    with pytest.raises(ValueError, match="run.pt was saved with other settings, (criterion|details|schedule) "):
         of(1)
     assert of(0)["step"].tolist() == [4, 8]
+
+
+def test_what_moves_when_it_is_used_is_no_setting_and_tables_may_be_read_only():
+    dice, rows = np.random.default_rng(0), iter([1, 2])
+    locked, series = np.arange(3.0)[::-1], pd.Series([1.0, 2.0])
+    locked.flags.writeable = False
+    before = [words(thing) for thing in (dice.random, rows, locked, series)]
+    dice.random(), next(rows), series.index.is_unique
+    assert [words(thing) for thing in (dice.random, rows, locked.copy(), series)] == before
+    assert words(series) != words(series.rename({0: "first"}))
 
 
 def test_attributes_that_a_call_leaves_are_no_settings(data, tmp_path):

@@ -907,4 +907,25 @@ MUTANTS = [
         "if above > below:",
         "tests/test_claims.py::test_bad_input_is_named",
     ),
+    (
+        "slots and bound methods as if they held nothing",
+        _DESCRIBE,
+        'return found if inner is None else {**found, "state": inner}',
+        "return found",
+        "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept",
+    ),
+    (
+        "every method of a list alike",
+        _DESCRIBE,
+        "if free or isinstance(thing, type):",
+        "if isinstance(thing, (type, types.BuiltinFunctionType)):",
+        "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept",
+    ),
+    (
+        "dice compared by how far they are",
+        _DESCRIBE,
+        "(Iterator, torch.Generator, np.random.Generator, np.random.BitGenerator)",
+        "Iterator",
+        "tests/test_train.py::test_what_moves_when_it_is_used_is_no_setting_and_tables_may_be_read_only",
+    ),
 ]
