@@ -33,11 +33,11 @@ def loss_between(
     ValueError for other words, for nets that differ in shape, and to recompute what is not of a batch norm. There is a
     value everywhere, and a derivative with "keep" alone: PyTorch has none by statistics that move, and ValueError says so.
     """
-    known = isinstance(statistics, str) and statistics in ("keep", "interpolate")
-    if not (known or isinstance(statistics, Tensor) and len(statistics)):
+    if not (len(statistics) if isinstance(statistics, Tensor) else str(statistics) in ("keep", "interpolate")):
         rule = "'keep', 'interpolate' or a tensor of training data to recompute from"
         raise require.error("statistics", rule, statistics)
     pure.check_model(start)
+    require.functions(criterion)
     buffers, others = ({k: b.clone() for k, b in net.named_buffers() if b.is_floating_point()} for net in (start, end))
     origin, goal = params_of(start), params_of(end)
     if any(
@@ -62,7 +62,7 @@ def loss_between(
                 layer.train()
                 layer.momentum = None  # the plain average of what follows
                 fresh[f"{name}.num_batches_tracked".lstrip(".")].zero_()
-        functional_call(start, params | fresh, (statistics.clone(),))  # which a model may change
+        functional_call(start, params | fresh, (torch.clone(statistics),))  # which a model may change
         start.eval()
         return fresh
 

@@ -79,6 +79,7 @@ def save(path: Path, settings: dict, parts: dict, generators: list, rows: list[d
 
     Raises ValueError for a state that could not be read again; the file that was there stays.
     """
+    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is written
     states = {name: _plain(part.state_dict()) for name, part in parts.items()}
     random = [generator.get_state() for generator in generators]
     short = f"{zlib.crc32(os.fsencode(path.name)):08x}"  # since the file's own name may be as long as names can be

@@ -206,13 +206,16 @@ def _standardised(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tens
     return Data(x_train.sub_(mean).div_(std), y_train, x_test.sub_(mean).div_(std), y_test)
 
 
-def floats(x: Tensor, error: Exception) -> Exception:
-    """The error of a model that was called on x; if x holds integers, one that says that this may be the reason."""
-    if x.is_floating_point():
+def floats(x: Tensor, error: Exception, name: str = "x") -> Exception:
+    """The error of a model that was called on x, or one that says what may be the reason: integers, or unlike test data."""
+    if x.is_floating_point() and name == "x":
         return error
-    return ValueError(
-        f"this model does not take x of {x.dtype}; use x.float(), or begin with a layer for integers: {error}"
+    why = (
+        f", rows {tuple(x.shape[1:])}, but takes x_train"
+        if x.is_floating_point()
+        else "; use x.float(), or begin with a layer for integers"
     )
+    return ValueError(f"this model does not take {name} of {x.dtype}{why}: {error}")
 
 
 def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -100,12 +100,12 @@ def train_ensemble(
     >>> run.table["status"].tolist(), run.table["gradients"].tolist(), run.params["0.weight"].shape
     (['steps', 'steps', 'steps'], [60, 60, 60], torch.Size([3, 20, 40]))
     """
-    seeds = starting.seeds_of(seeds)
+    seeds, data = starting.seeds_of(seeds), Data(*require.tensors("data", data, Data._fields))
+    require.functions(criterion, schedule=schedule, record=record)
     n_models, n_train = len(seeds), len(data.x_train)
     plan = plan_of(n_train, batch_size, steps, check_every, record_every, stop_loss)
     batch_size, steps = plan.batch_size, plan.steps
     hyper = starting.settings(n_models, lr=lr, momentum=momentum, weight_decay=weight_decay, rho=rho, dropout=dropout)
-    data = Data(*(part.detach() for part in data))
     model, start = starting.models(make, data, seeds, start)
     if any(hyper["rho"]) and any(p.dtype.itemsize < 4 for p in start.values()):
         raise require.error(
@@ -146,8 +146,13 @@ def evaluate(
     model: nn.Module, params: Params, x: Tensor, y: Tensor, criterion: stacked.Criterion = F.cross_entropy
 ) -> tuple[Tensor, Tensor]:
     """Loss and accuracy of every model of an ensemble, (n_models,) each; x: (n, *features), y: (n,). As `train.evaluate`
-    of each by itself. model: one of their shape, such as `make()`. params: name -> (n_models, *shape).
+    of each by itself. model: one of their shape, such as `make()`. params: name -> (n_models, *shape), of one or more.
     """
+    require.functions(criterion)
+    n, found = len(next(iter(params.values()), ())), {name: tuple(p.shape) for name, p in params.items()}
+    wanted = {name: (n, *p.shape) for name, p in model.named_parameters()}
+    if not n or wanted.items() - found.items():
+        raise require.error("params", f"one or more models with shapes {wanted}", found, "stack([p]) is one model")
     return stacked.evaluate(stacked.forward(model), params, x, y, criterion)
 
 

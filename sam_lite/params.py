@@ -70,19 +70,19 @@ def loss_of(
     tensor(0.6931)
     """
     pure.check_model(model)
+    require.functions(criterion)
     shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
     buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
     modes = [(module, module.training) for module in model.modules()]
 
     def loss(params: Params) -> Tensor:
         if not params or not shapes.keys() >= params.keys():
-            rule = f"of the model, {sorted(shapes)}"
-            raise require.error("params", rule, sorted(params), "params_of(model) gives them")
+            raise require.error(
+                "params", f"of the model, {sorted(shapes)}", sorted(params), "params_of(model) gives them"
+            )
         for name, p in params.items():
             _check_shape(name, p, shapes[name])
-        zero = torch.zeros_like(
-            next(iter(params.values())).flatten()[:1].sum()
-        )  # many, under vmap, as are statistics then
+        zero = torch.zeros_like(next(iter(params.values())).flatten()[:1].sum())  # many under vmap, as statistics then
         state = params | {name: _copy(b, zero) for name, b in buffers.items()}
         with pure.untouched(model), pure.eager():
             for module, training in modes:
@@ -114,7 +114,7 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
     """
     if callable(losses):
         return [(losses, 1.0)]
-    if not losses:
+    if not (losses := list(losses)):
         raise require.error("the number of losses", "at least 1", 0)
     pairs = [one if isinstance(one, tuple) and len(one) == 2 else (one, None) for one in losses]
     if odd := [one for one, _ in pairs if not callable(one)]:
@@ -152,9 +152,10 @@ def _drops(layer: nn.Module) -> bool:
 
 def _size(y: Tensor, criterion: Callable) -> int | Tensor | None:
     """The size of the loss on y, as `shares` weighs it; None where the criterion is no mean, or not known to be one."""
-    if not isinstance(y, Tensor) or y.ndim == 0 or getattr(criterion, "reduction", "mean") != "mean":
-        return None
     settings = vars(criterion) if isinstance(criterion, nn.Module) else getattr(criterion, "keywords", {})
+    reduction = getattr(criterion, "reduction", settings.get("reduction", "mean"))
+    if not isinstance(y, Tensor) or y.ndim == 0 or reduction != "mean":
+        return None
     weight = settings.get("weight", settings.get("_buffers", {}).get("weight"))
     by_class = isinstance(weight, Tensor) and weight.ndim == 1
     if y.is_floating_point() or not by_class and y.device.type != "cpu":  # nothing is asked of a GPU that can be spared

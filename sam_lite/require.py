@@ -4,10 +4,11 @@ Those for one number return it as a plain Python number. NumPy's numbers and ten
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,23 @@ def whole(name: str, value: object, *, least: int = 1, most: float = math.inf, r
 def seed(value: object, name: str = "seed") -> int:
     """An integer that torch and NumPy take for the start of their random numbers; ValueError for anything else."""
     return whole(name, value, least=0, most=2**63 - 1)
+
+
+def tensors(name: str, values: Iterable, parts: Sequence[str]) -> list[Tensor]:
+    """One for each of `parts`, without the gradients they may ask for; ValueError for what is no tensor, such as arrays."""
+    found = list(values)
+    if len(found) != len(parts) or not all(isinstance(one, Tensor) for one in found):
+        kinds = [type(one).__name__ for one in found]
+        raise error(name, f"tensors {', '.join(parts)}", kinds, "use torch.as_tensor on arrays")
+    return [one.detach() for one in found]
+
+
+def functions(criterion: object, **others: object) -> None:
+    """Raise ValueError for what cannot be called, or is a class of criteria; None is allowed for all but `criterion`."""
+    for name, value in {"criterion": criterion, **others}.items():
+        odd = isinstance(value, type) and issubclass(value, torch.nn.Module)
+        if odd or not (callable(value) or value is None and name != "criterion"):
+            raise error(name, "a function", value, "make one of the class, as in nn.CrossEntropyLoss()" if odd else "")
 
 
 def constant(name: str, value: Tensor) -> None:
@@ -118,4 +136,7 @@ def pythons(value: Any) -> Any:
             return value.item()
         except RuntimeError:  # one of many under vmap
             return value
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    single = (
+        hasattr(value, "item") and getattr(value, "ndim", None) == 0 and value is not np.ma.masked
+    )  # whose item is 0
+    return value.item() if single else value

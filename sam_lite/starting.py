@@ -1,7 +1,7 @@
 """What the models of an ensemble start from, with all checks: settings, seeds, weights, and the outputs of the model."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -29,12 +29,12 @@ def settings(n_models: int, **given: Any) -> dict[str, list[float]]:
     }
     found = {}
     for name, value in given.items():
-        single = not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
-        values = [value] * n_models if single else list(value)
+        row = isinstance(value, Iterable) and not isinstance(value, Mapping | Set) and getattr(value, "ndim", 1) > 0
+        values = list(value) if row else [value] * n_models
         if len(values) != n_models:
             raise ValueError(f"{name} must be one number or one per model, {n_models}, got {len(values)} numbers")
         limits = bounds.get(name, {"least": 0})
-        labels = [name if single else f"{name}[{i}]" for i in range(n_models)]
+        labels = [f"{name}[{i}]" if row else name for i in range(n_models)]
         found[name] = [float(require.number(at, v, **limits)) for at, v in zip(labels, values, strict=True)]
     return found
 
@@ -73,9 +73,8 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
         if shared.issuperset(p for p in first.parameters() if p.requires_grad):
             raise require.error("make", f"{BUILDS} at each call", "the same again", "or give start")
         if not all(map(torch.equal, first.parameters(), model.parameters())):
-            raise require.error(
-                "make", f"{BUILDS} from its seed alone", "two of one seed that differ", "draw with torch"
-            )
+            rule = f"{BUILDS} from its seed alone"
+            raise require.error("make", rule, "two of one seed that differ", "draw with torch")
         told, look = _told(model), partial(_outputs, params=params_of(first), x=data.x_train[:2])
         expected = None if stacked.chain(model) else look(model)
         members = []
@@ -98,10 +97,12 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
     outputs, first = stacked.forward(model), {name: p[:1] for name, p in start.items()}
     x, y = data.x_train[:batch_size], data.y_train[:batch_size]
     with torch.no_grad():
-        try:
-            out = outputs(first, x[None])
-        except RuntimeError as error:
-            raise floats(x, error) from error
+        for name, rows in (("x", x), ("x_test", data.x_test[:2])):
+            try:
+                outputs(first, rows[None])
+            except RuntimeError as error:
+                raise floats(rows, error, name) from error
+        out = outputs(first, x[None])
         if not isinstance(out, Tensor) or out.ndim != 3 or out.shape[1] != len(x):
             found = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
             raise require.error("make", f"{BUILDS} with a tensor of outputs (n, n_out)", found)
@@ -118,9 +119,8 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
     if not isinstance(loss, Tensor) or loss.ndim:
         raise require.error("criterion", "a function that returns the loss, a tensor without dimensions", loss)
     if not _close(loss, again):
-        raise require.error(
-            "criterion", "one that gives equal outputs one loss", [loss, again], "use `train`, one by one"
-        )
+        rule = "one that gives equal outputs one loss"
+        raise require.error("criterion", rule, [loss, again], "use `train`, one by one")
     return outputs
 
 

@@ -87,7 +87,8 @@ def train(
     >>> run.status, run.records["gradients"].tolist()
     ('steps', [20, 40, 60])
     """
-    data = Data(*(part.detach() for part in data))  # which collects no gradients
+    data = Data(*require.tensors("data", data, Data._fields))
+    require.functions(criterion, schedule=schedule, record=record)
     n = len(data.x_train)
     plan = plan_of(n, batch_size, steps, check_every, record_every, stop_loss)
     _check(model, data, optimizer, criterion)
@@ -287,16 +288,17 @@ def _check(model, data, optimizer, criterion) -> None:
     if len(places := {str(t.device) for t in (*model.parameters(), *data)}) > 1:
         raise ValueError(f"model and data must be on one device, got {sorted(places)}; use .to(device) on both")
     with pure.mode(model, False), torch.no_grad():
-        try:
-            n_outputs = _outputs(model, data.x_train[:2]).shape[-1]
-        except RuntimeError as error:
-            raise floats(data.x_train, error) from error
+        for name, x in (("x", data.x_train), ("x_test", data.x_test)):
+            try:
+                n_outputs = _outputs(model, x[:2]).shape[-1]
+            except RuntimeError as error:
+                raise floats(x, error, name) from error
     data.check(n_outputs if criterion is F.cross_entropy else None)
 
 
 def _check_optimizer(model, optimizer) -> None:
     for group in optimizer.param_groups:
-        require.number("lr", group["lr"], above=0)
+        require.number("lr", group.get("lr", 1), above=0)  # some optimizers have none
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held <= {id(p) for p in model.parameters()}:
         raise ValueError("optimizer must hold parameters of this model, got others; make it from model.parameters()")

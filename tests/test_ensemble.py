@@ -1302,3 +1302,21 @@ def test_evaluate_says_of_each_model_what_train_evaluate_says_of_it_alone():
     for i in range(3):
         alone = evaluate(load_params(MAKE(), member(params, i)), x, y)
         assert (losses[i].item(), accuracies[i].item()) == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("rates", [{1: 0.1, 2: 0.2}, {0.1, 0.2}])
+def test_settings_of_many_are_in_a_row(rates):
+    """A dict would give its keys, and a set its own order."""
+    with pytest.raises(ValueError, match="lr must be a finite number > 0, got {"):
+        train_ensemble(MAKE, cloud(), seeds=[0, 1], batch_size=8, lr=rates, steps=5)
+
+
+def test_evaluated_are_one_or_more_models_of_one_shape():
+    data = cloud()
+    params = train_ensemble(MAKE, data, seeds=[0, 1], batch_size=8, lr=0.1, steps=5).params
+    first = next(iter(params))
+    for odd in (member(params, 0), {k: p[:0] for k, p in params.items()}, params | {first: params[first][:1]}, {}):
+        with pytest.raises(
+            ValueError, match=r"params must be one or more models with shapes .*; stack\(\[p\]\) is one model"
+        ):
+            ensemble.evaluate(MAKE(), odd, data.x_test, data.y_test)

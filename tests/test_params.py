@@ -276,9 +276,10 @@ def test_labels_that_are_ignored_do_not_count():
     assert [one.size for one in chunks] == [25, 25, 25, 25]
 
 
-def test_a_list_of_sums_means_their_mean():
+@pytest.mark.parametrize("make", [nn.CrossEntropyLoss, partial(partial, nn.functional.cross_entropy)])
+def test_a_list_of_sums_means_their_mean(make):
     (x, y), model = batch(7), net()
-    losses = [P.loss_of(model, a, b, nn.CrossEntropyLoss(reduction="sum")) for a, b in ((x[:5], y[:5]), (x[5:], y[5:]))]
+    losses = [P.loss_of(model, a, b, make(reduction="sum")) for a, b in ((x[:5], y[:5]), (x[5:], y[5:]))]
     assert [one.size for one in losses] == [None, None] and [share for _, share in P.shares(losses)] == [0.5, 0.5]
 
 
@@ -377,3 +378,8 @@ def test_sums_products_and_norms_are_those_of_the_vectors():
     torch.testing.assert_close(P.to_vector(P.add(a, b, -0.3)), u - 0.3 * v, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(P.dot(a, b), u @ v, rtol=1e-12, atol=0)
     torch.testing.assert_close(P.norm(a), u.norm(), rtol=1e-12, atol=0)
+
+
+def test_losses_may_come_in_any_row():
+    for row in (np.array([net, net]), iter([net, net]), (net, net)):
+        assert [share for _, share in P.shares(row)] == [0.5, 0.5]

@@ -69,3 +69,17 @@ def test_fractions_are_floats_and_what_is_too_large_for_them_is_refused():
         with pytest.raises(ValueError, match="lr must be a finite number, got "):
             require.number("lr", value)
     assert require.number("lr", 10**300) == 10**300
+
+
+def test_a_number_that_a_table_masks_is_none():
+    """Its `item()` is 0."""
+    with pytest.raises(ValueError, match="rho must be a finite number, got masked"):
+        require.number("rho", np.ma.array([1.0, 2.0], mask=[False, True])[1])
+
+
+@pytest.mark.parametrize("odd", [torch.nn.CrossEntropyLoss, "mse", None])
+def test_a_criterion_can_be_called(odd):
+    with pytest.raises(ValueError, match="criterion must be a function, got"):
+        require.functions(odd)
+    with pytest.raises(ValueError, match=r"schedule must be a function, got \[1.0\]"):
+        require.functions(torch.nn.MSELoss(), record=None, schedule=[1.0])

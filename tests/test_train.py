@@ -16,11 +16,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sam_lite import checkpoint as checkpoint_module
 from sam_lite import stacked
+from sam_lite.batchnorm import loss_between
 from sam_lite.data import batches, mnist1d
 from sam_lite.describe import words
 from sam_lite.ensemble import train_ensemble
 from sam_lite.models import build, mlp
-from sam_lite.params import params_of, stack
+from sam_lite.params import loss_of, params_of, stack
 from sam_lite.sam import SAM, p_ascent
 from sam_lite.train import COLUMNS, evaluate, train
 
@@ -1542,3 +1543,69 @@ def test_a_criterion_must_return_one_number(data, criterion):
         ValueError, match="criterion must be a function that returns the loss, a tensor of one number, got"
     ):
         train(model, data, sgd(model), batch_size=32, steps=5, criterion=criterion)
+
+
+def test_data_are_four_tensors(data):
+    arrays = [part.numpy() for part in data]
+    for call in (lambda: train(net(), arrays, sgd(net()), batch_size=20, steps=4), lambda: in_ensemble(arrays)):
+        with pytest.raises(ValueError, match="data must be tensors x_train, y_train, .*use torch.as_tensor on arrays"):
+            call()
+    assert in_ensemble(tuple(data)).table.equals(in_ensemble(data).table)
+
+
+def in_ensemble(data, **settings):
+    return train_ensemble(
+        lambda: mlp(40, [4], 10), data, **{"seeds": [0], "batch_size": 20, "lr": 0.1, "steps": 4} | settings
+    )
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:, :20], lambda x: x.double()])
+def test_test_data_that_the_model_does_not_take_are_named_before_it_is_trained(data, change):
+    model, odd = net(), data._replace(x_test=change(data.x_test))
+    before = params_of(model)
+    for call in (lambda: train(model, odd, sgd(model), batch_size=20, steps=4), lambda: in_ensemble(odd)):
+        with pytest.raises(
+            ValueError, match=r"this model does not take x_test of torch.float.*, rows \((20|40),\), but takes x_train"
+        ):
+            call()
+    torch.testing.assert_close(params_of(model), before, rtol=0, atol=0)
+
+
+def test_a_class_is_no_criterion_wherever_one_is_asked_for(data):
+    odd, model = nn.CrossEntropyLoss, net()
+    for call in (
+        lambda: train(model, data, sgd(model), batch_size=20, steps=4, criterion=odd),
+        lambda: in_ensemble(data, criterion=odd),
+        lambda: loss_of(model, data.x_test, data.y_test, odd),
+        lambda: loss_between(model, model, data.x_test, data.y_test, "keep", odd),
+    ):
+        with pytest.raises(ValueError, match=r"criterion must be a function, .* as in nn.CrossEntropyLoss\(\)"):
+            call()
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(data, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    link = tmp_path / "run.pt"
+    link.symlink_to(tmp_path / "scratch" / "far.pt")
+    for steps in (4, 8):
+        model = net()
+        run = train(model, data, sgd(model), batch_size=20, steps=steps, record_every=4, checkpoint=link)
+    assert run.records["step"].tolist() == [4, 8] and link.is_symlink() and (tmp_path / "scratch" / "far.pt").is_file()
+
+
+def test_an_optimizer_may_have_no_rate(data):
+    class Fixed(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {})
+
+        @torch.no_grad()
+        def step(self, closure):
+            with torch.enable_grad():
+                closure()
+            for p in self.param_groups[0]["params"]:
+                p.sub_(p.grad, alpha=0.1)
+
+    one, other = net(), net()
+    train(one, data, Fixed(one.parameters()), batch_size=20, steps=4)
+    train(other, data, sgd(other), batch_size=20, steps=4)
+    torch.testing.assert_close(params_of(one), params_of(other), rtol=0, atol=0)

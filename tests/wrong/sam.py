@@ -371,7 +371,7 @@ MUTANTS = [
     (
         "rho not checked when it is set",
         _SAM,
-        'value = require.number("rho", value, least=0)',
+        'value = require.number("rho", value.detach() if isinstance(value, Tensor) else value, least=0)',
         "value = float(value)",
         _USE + "rho_cannot_become_what_it_may_not_be",
     ),

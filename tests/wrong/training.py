@@ -72,9 +72,9 @@ MUTANTS = [
     ),
     (
         "inputs that want a gradient collect the gradients of all steps",
-        _TRAIN,
-        "Data(*(part.detach() for part in data))",
-        "Data(*data)",
+        "sam_lite/require.py",
+        "[one.detach() for one in found]",
+        "found",
         "tests/test_train.py::test_inputs_that_want_a_gradient_get_none_and_four_tensors_are_data",
     ),
     (
@@ -609,8 +609,8 @@ MUTANTS = [
     (
         "a number of NumPy for each model refused",
         _STARTING,
-        'getattr(value, "ndim", 1) == 0',
-        "type(value) is not list",
+        'getattr(value, "ndim", 1) > 0',
+        "type(value) is list",
         "tests/test_ensemble.py::test_numbers_of_numpy_and_torch_serve_too",
     ),
     (
@@ -927,5 +927,40 @@ MUTANTS = [
         "(Iterator, torch.Generator, np.random.Generator, np.random.BitGenerator)",
         "Iterator",
         "tests/test_train.py::test_what_moves_when_it_is_used_is_no_setting_and_tables_may_be_read_only",
+    ),
+    (
+        "test data that nothing looks at before the end",
+        _TRAIN,
+        '(("x", data.x_train), ("x_test", data.x_test)):',
+        '[("x", data.x_train)]:',
+        "tests/test_train.py::test_test_data_that_the_model_does_not_take_are_named_before_it_is_trained",
+    ),
+    (
+        "a link that a file takes the place of",
+        _CHECKPOINT,
+        "Path(os.path.realpath(path))",
+        "path",
+        "tests/test_train.py::test_a_link_stays_and_what_it_leads_to_is_written",
+    ),
+    (
+        "a class of criteria called as one",
+        "sam_lite/require.py",
+        "odd = isinstance(value, type) and issubclass(value, torch.nn.Module)",
+        "odd = False",
+        "tests/test_train.py::test_a_class_is_no_criterion_wherever_one_is_asked_for",
+    ),
+    (
+        "the keys of a dict as rates",
+        _STARTING,
+        "and not isinstance(value, Mapping | Set)",
+        "",
+        "tests/test_ensemble.py::test_settings_of_many_are_in_a_row",
+    ),
+    (
+        "one bias for many models",
+        "sam_lite/ensemble.py",
+        "if not n or wanted.items() - found.items():",
+        "if not n:",
+        "tests/test_ensemble.py::test_evaluated_are_one_or_more_models_of_one_shape",
     ),
 ]
