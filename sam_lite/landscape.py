@@ -41,7 +41,8 @@ def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, cur
     check_alike(start, "end", end)
     _check_repeats(loss, start, end)
     turn = math.pi / 2
-    pairs = [(math.cos(a * turn), math.sin(a * turn)) if curved else (1 - a, a) for a in _numbers("alphas", alphas)]
+    around = lambda a: (math.cos(a * turn) if a % 2 != 1 else 0.0, math.sin(a * turn) if a % 2 else 0.0)  # noqa: E731
+    pairs = [around(a) if curved else (1 - a, a) for a in _numbers("alphas", alphas)]
 
     def between(s: float, e: float) -> Params:
         if s == 0 or e == 0:  # the other end has no part, even if it is not finite
@@ -59,8 +60,12 @@ def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable
     check_alike(center, "second", second)
     _check_repeats(loss, center, first, second)
     rows, columns = _numbers("a", a), _numbers("b", b)
+
+    def moved(params: Params, direction: Params, by: float) -> Params:
+        return add(params, direction, by) if by else params  # by 0, even if the direction is not finite
+
     with _kept(loss):
-        return _stack([_stack([loss(add(add(center, first, s), second, t)) for t in columns]) for s in rows])
+        return _stack([_stack([loss(moved(moved(center, first, s), second, t)) for t in columns]) for s in rows])
 
 
 @torch.no_grad()
@@ -89,7 +94,7 @@ def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tu
 
 def _stack(values: Sequence) -> Any:
     if isinstance(values[0], dict):
-        return {name: torch.stack([torch.as_tensor(v[name]) for v in values]) for name in values[0]}
+        return {name: _stack([v[name] for v in values]) for name in values[0]}
     if isinstance(values[0], tuple):
         return tuple(map(_stack, zip(*values, strict=True)))
     return torch.stack([torch.as_tensor(v) for v in values])

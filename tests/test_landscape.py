@@ -253,3 +253,19 @@ def test_the_derivative_of_a_landscape_is_refused_in_reverse_mode():
     for call in (lambda p: landscape.line(loss, w, p, [0.5]), lambda p: landscape.plane(loss, w, p, w, [1.0], [0.0])):
         with pytest.raises(ValueError, match="the weights 'w' must be a constant, .* gradient would be 0"):
             torch.func.grad(lambda p, call=call: call(p).sum())(w)
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_what_has_no_part_spoils_nothing(lost):
+    """On a curve the start has no part at 1, nor the end at 0 and 2; on a plane a direction has none at 0."""
+    good, bad = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, lost])}
+    loss = lambda p: (p["w"] ** 2).sum()  # noqa: E731
+    assert landscape.line(loss, bad, good, [1, -1], curved=True).tolist() == [5, 5]
+    assert landscape.line(loss, good, bad, [0, 2], curved=True).tolist() == [5, 5]
+    found = landscape.plane(loss, good, bad, good, [0, 1], [0, 1])
+    assert found[0].tolist() == [5, 20] and not found[1].isfinite().any()
+
+
+def test_a_loss_may_return_words_with_several_numbers_each():
+    found = landscape.line(lambda p: {"w": (p["w"].sum(), p["w"])}, {"w": torch.zeros(2)}, {"w": torch.ones(2)}, [0, 1])
+    torch.testing.assert_close(found, {"w": (torch.tensor([0.0, 2.0]), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))})

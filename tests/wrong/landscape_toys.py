@@ -13,8 +13,8 @@ MUTANTS = [
     (
         "curve with sine and cosine swapped",
         _LANDSCAPE,
-        "(math.cos(a * turn), math.sin(a * turn))",
-        "(math.sin(a * turn), math.cos(a * turn))",
+        "around(a) if curved",
+        "around(a)[::-1] if curved",
         "tests/test_landscape.py::test_curve_follows_sine_and_cosine",
     ),
     (
@@ -62,7 +62,7 @@ MUTANTS = [
     (
         "the data that statistics come from are changed by the net",
         _BATCHNORM,
-        "(statistics.clone(),)",
+        "(torch.clone(statistics),)",
         "(statistics,)",
         "tests/test_batchnorm.py::test_data_that_a_net_changes_stay_what_they_are",
     ),
@@ -298,8 +298,22 @@ MUTANTS = [
     (
         "statistics of no data",
         _BATCHNORM,
-        "isinstance(statistics, Tensor) and len(statistics))",
-        "isinstance(statistics, Tensor))",
+        "len(statistics) if isinstance(statistics, Tensor) else",
+        "True if isinstance(statistics, Tensor) else",
         "tests/test_batchnorm.py::test_training_data_are_a_tensor_with_rows",
+    ),
+    (
+        "an end of a curve that is nearly without part",
+        _LANDSCAPE,
+        "math.cos(a * turn) if a % 2 != 1 else 0.0",
+        "math.cos(a * turn)",
+        "tests/test_landscape.py::test_what_has_no_part_spoils_nothing",
+    ),
+    (
+        "a direction of a plane that has no part",
+        _LANDSCAPE,
+        "add(params, direction, by) if by else params",
+        "add(params, direction, by)",
+        "tests/test_landscape.py::test_what_has_no_part_spoils_nothing",
     ),
 ]
