@@ -29,8 +29,10 @@ def noise(
         remedy = "give rows as a tensor, by torch.as_tensor" if hasattr(rows, "__len__") else ""
         rows, seed = require.whole(name, rows, remedy=remedy), require.whole("seed", seed, least=0)
         rows = torch.from_numpy(law(np.random.default_rng(seed), size=(rows, size)))
-    if rows.shape[1:] != (size,):
-        raise ValueError(f"{name} must have shape (n, {size}), one entry for each weight, got {tuple(rows.shape)}")
+    if rows.shape[1:] != (size,) or not len(rows):
+        raise ValueError(
+            f"{name} must have shape (n, {size}) with n > 0, one entry for each weight, got {tuple(rows.shape)}"
+        )
     return rows.to(like.device, like.dtype)
 
 

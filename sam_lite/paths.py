@@ -24,11 +24,12 @@ def path_gradient(outputs: Outputs, criterion: Criterion, params: Params, rho: R
 
     "both": J(w + e)^T l'(z(w + e)), SAM. "jacobian": J(w + e)^T l'(z(w)), functional SAM (Singh and others 2025).
     "logits": J(w)^T l'(z(w + e)), its counterpart. Each costs two gradients: forward and backward twice. ValueError for
-    another path, a rho < 0, and outputs or a criterion without a derivative.
+    another path, a rho < 0, half precision, and outputs or a criterion without a derivative.
     """
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
     rho = require.number("rho", rho, least=0)
+    require.precision(params)
     slope_at = grad(pure.differentiable(criterion))
     out, pull = vjp(pure.differentiable(outputs), params)  # pull(s) is J(w)^T s
     slope = slope_at(out)
@@ -46,6 +47,9 @@ def curvature_paths(outputs: Outputs, criterion: Criterion, params: Params, dire
     H d = J^T l''(z) J d + (dJ)^T l'(z), where dJ is the change of J along d: the Gauss-Newton part and the rest. With
     d = g / ||g|| these are what SAM adds to the gradient along each path, to first order in rho and divided by it.
     """
+    require.precision(params)
+    require.same_names(params, direction)
+    params, direction = dict(params), {name: direction[name] for name in params}
     out, pull = vjp(pure.differentiable(outputs), params)
     _, push = vjp(lambda s: pull(s)[0], out)  # the transpose of the transpose: push(d) is J d
     (moved,) = push(direction)
@@ -61,6 +65,7 @@ def logit_share(outputs: Outputs, criterion: Criterion, params: Params) -> Tenso
     It is the inner product of the part through the logits with the whole, over the square of the whole's length. The shares
     of both parts add up to 1; one is negative where the parts point apart. NaN where the gradient or the whole is zero.
     """
+    params = dict(params)
     g = grad(pure.differentiable(lambda p: criterion(outputs(p))))(params)
     through_logits, rest = curvature_paths(outputs, criterion, params, ascent(g, params, 1.0))
     whole = add(through_logits, rest)

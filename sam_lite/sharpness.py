@@ -225,8 +225,9 @@ def _ball(params: Params, radius: float, adaptive: bool) -> climb.Spread:
 def _box(x: Tensor, radius: float, directions: Tensor | None) -> tuple[climb.Spread, int]:
     if directions is None:  # u in half widths of the box -> displacement; p
         return lambda u: radius * (x.abs() + 1) * u, len(x)
-    if directions.ndim != 2 or len(directions) != len(x):
-        raise ValueError(f"directions must have shape (n_params, p) = ({len(x)}, p), got {tuple(directions.shape)}")
+    if not isinstance(directions, Tensor) or directions.ndim != 2 or len(directions) != len(x):
+        found = tuple(directions.shape) if isinstance(directions, Tensor) else type(directions)
+        raise ValueError(f"directions must be a tensor of shape (n_params, p) = ({len(x)}, p), got {found}")
     directions = directions.to(x)
     half = radius * ((torch.linalg.pinv(directions) @ x).abs() + 1)
     return lambda u: directions @ (half * u), directions.shape[1]

@@ -1,5 +1,6 @@
 """sam_lite/paths.py against dense float64 Hessians, differences, SAM of the package, and a case with a closed form."""
 
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -162,3 +163,21 @@ def test_a_linear_criterion_has_a_derivative_and_no_part_through_the_logits(sett
 def unit_of(outputs, params):
     g = grad(lambda p: outputs(p).sum())(params)
     return {name: v / norm(g) for name, v in g.items()}
+
+
+def test_half_precision_is_refused_which_would_round_the_climb_away():
+    half = {"w": torch.full((3,), 100.0, dtype=torch.bfloat16)}
+    outputs, criterion = (lambda p: p["w"]), (lambda z: (z**2).sum() / 2)
+    for call in (lambda: path_gradient(outputs, criterion, half, 0.05), lambda: logit_share(outputs, criterion, half)):
+        with pytest.raises(ValueError, match=r"params\['w'\] must be float32 or float64, got torch.bfloat16"):
+            call()
+
+
+def test_names_may_come_in_any_order_and_any_kind_of_dict(setting):
+    outputs, criterion, params, unit = setting
+    expected = curvature_paths(outputs, criterion, params, unit)
+    assert_close = partial(torch.testing.assert_close, rtol=0, atol=0)
+    assert_close(curvature_paths(outputs, criterion, params, dict(reversed(unit.items()))), expected)
+    assert_close(logit_share(outputs, criterion, OrderedDict(params)), logit_share(outputs, criterion, params))
+    with pytest.raises(ValueError, match="two sets of parameters must be of the same names"):
+        curvature_paths(outputs, criterion, params, {"0.bias": unit["0.bias"]})

@@ -765,3 +765,17 @@ def test_a_derivative_in_reverse_mode_is_refused_and_not_0(measure):
         torch.func.grad(lambda p: measure(loss, p, 0.1).value)(w)
     with pytest.raises(ValueError, match="radius must be a constant"):
         torch.func.grad(lambda radius: measure(loss, w, radius).value)(torch.tensor(0.1))
+
+
+@pytest.mark.parametrize("rows", [np.eye(3), [[1.0], [0.0], [0.0]]])
+def test_directions_are_a_tensor(rows):
+    with pytest.raises(
+        ValueError, match=r"directions must be a tensor of shape \(n_params, p\) = \(3, p\), got <class"
+    ):
+        box_sharpness(lambda p: p["w"].sum(), point([1.0, 2.0, 3.0]), 0.1, directions=rows)
+
+
+def test_no_rows_are_no_starts():
+    for measure, name in ((worst_sharpness, "starts"), (box_sharpness, "starts"), (average_sharpness, "samples")):
+        with pytest.raises(ValueError, match=rf"{name} must have shape \(n, 3\) with n > 0, .*got \(0, 3\)"):
+            measure(lambda p: p["w"].sum(), point([1.0, 2.0, 3.0]), 0.1, **{name: torch.empty(0, 3)})

@@ -383,4 +383,25 @@ MUTANTS = [
         "v = dict(v)",
         "tests/test_hessian.py::test_names_may_come_in_any_order_and_any_kind_of_dict",
     ),
+    (
+        "no rows for a start",
+        _NOISE,
+        "if rows.shape[1:] != (size,) or not len(rows):",
+        "if rows.shape[1:] != (size,):",
+        "tests/test_sharpness.py::test_no_rows_are_no_starts",
+    ),
+    (
+        "0 for a number that is masked",
+        "sam_lite/require.py",
+        "and value is not np.ma.masked",
+        "",
+        "tests/test_require.py::test_a_number_that_a_table_masks_is_none",
+    ),
+    (
+        "a path in half precision",
+        "sam_lite/paths.py",
+        "require.precision(params)\n    slope_at = ",
+        "slope_at = ",
+        "tests/test_paths.py::test_half_precision_is_refused_which_would_round_the_climb_away",
+    ),
 ]
