@@ -83,7 +83,8 @@ def constant(name: str, value: Tensor) -> None:
     while functorch.is_functorch_wrapped_tensor(value):
         if functorch.is_gradtrackingtensor(value) and value.requires_grad:
             rule = "a constant, since this function keeps no graph and its gradient would be 0"
-            raise error(name, rule, "a variable of torch.func.grad", "use torch.func.jacfwd, which needs none")
+            remedy = "give p.detach() if a constant is meant, or use torch.func.jacfwd, which needs no graph"
+            raise error(name, rule, "a variable of torch.func.grad", remedy)
         value = functorch.get_unwrapped(value)
 
 

@@ -719,6 +719,8 @@ def test_a_derivative_is_right_or_refused_and_never_0(name):
         grad(number)(EDGES)
     with pytest.raises(ValueError, match="must be a constant"):
         grad(lambda many: vmap(number)(many).sum())(stack([EDGES, EDGES]))
+    meant = grad(lambda p: number({"w": p["w"].detach()}) * p["w"].sum())(EDGES)["w"]
+    torch.testing.assert_close(meant, number(EDGES).expand(3))
     times = grad(lambda a: a * number(EDGES))(torch.tensor(2.0, dtype=torch.float64))  # by something else
     torch.testing.assert_close(times, number(EDGES))
 
