@@ -32,10 +32,10 @@ class Data(NamedTuple):
 
     def check(self, n_classes: int | None = None) -> "Data":
         """Returns itself; ValueError unless there is a label in 0 .. n_classes - 1 for each row of x."""
+        for name, one in zip(self._fields, self, strict=True):
+            if not isinstance(one, Tensor):
+                raise require.error(name, "a tensor", type(one), "use torch.from_numpy or torch.as_tensor")
         for part, x, y in (("train", *self[:2]), ("test", *self[2:])):
-            for name, one in ((f"x_{part}", x), (f"y_{part}", y)):
-                if not isinstance(one, Tensor):
-                    raise require.error(name, "a tensor", type(one), "use torch.from_numpy or torch.as_tensor")
             if y.dtype != torch.int64 or y.shape != x.shape[:1] or len(x) == 0:
                 raise ValueError(
                     f"y_{part} must hold an int64 label for each row of x, got {y.dtype}, {tuple(y.shape)}"
@@ -72,10 +72,9 @@ def load(
     makers = {f.__name__: f for f in (mnist1d, digits, fashion_mnist, mnist, cifar10)}
     if name not in makers:
         raise ValueError(f"name must be one of {', '.join(makers)}, got {name!r}")
-    settings: dict[str, Any] = {k: n for k, n in (("n_train", n_train), ("n_test", n_test)) if n is not None}
-    settings["seed"] = seed
+    settings: dict[str, Any] = {"n_train": n_train, "n_test": n_test, "seed": seed}
     settings |= {"folder": folder, "download": download} if name not in ("mnist1d", "digits") else {}
-    return makers[name](**settings)
+    return makers[name](**{key: value for key, value in settings.items() if value is not None})
 
 
 def mnist1d(n_train: int = 1000, n_test: int = 3000, *, seed: int = 0) -> Data:
@@ -210,11 +209,9 @@ def floats(x: Tensor, error: Exception, name: str = "x") -> Exception:
     """The error of a model that was called on x, or one that says what may be the reason: integers, or unlike test data."""
     if x.is_floating_point() and name == "x":
         return error
-    why = (
-        f", rows {tuple(x.shape[1:])}, but takes x_train"
-        if x.is_floating_point()
-        else "; use x.float(), or begin with a layer for integers"
-    )
+    why = "; use x.float(), or begin with a layer for integers"
+    if x.is_floating_point():
+        why = f", rows {tuple(x.shape[1:])}, but takes x_train"
     return ValueError(f"this model does not take {name} of {x.dtype}{why}: {error}")
 
 

@@ -282,6 +282,8 @@ MUTANTS = [
         "gap.isnan().any()",
         "gap.isnan().all()",
         "tests/test_measures.py::test_a_network_without_a_number_for_some_point_has_no_margin",
+    ),
+    (
         "a derivative by which statistics rest",
         _BATCHNORM,
         "if moving and torch.is_grad_enabled()",
