@@ -74,7 +74,7 @@ def load(
         raise ValueError(f"name must be one of {', '.join(makers)}, got {name!r}")
     settings: dict[str, Any] = {"n_train": n_train, "n_test": n_test, "seed": seed}
     settings |= {"folder": folder, "download": download} if name not in ("mnist1d", "digits") else {}
-    return makers[name](**{key: value for key, value in settings.items() if value is not None})
+    return makers[name](**{key: value for key, value in settings.items() if value is not None or key == "seed"})
 
 
 def mnist1d(n_train: int = 1000, n_test: int = 3000, *, seed: int = 0) -> Data:
