@@ -122,7 +122,7 @@ def with_the_fault(file, right, wrong):
     assert len(places) == 1, f"{right!r} must stand once in {file}, and does {len(places)} times"
     start, end = places[0]
     planted = source[:start] + (wrong if source[start:end] == right else wrong.strip()) + source[end:]
-    assert tree(planted) != tree(source), f"{wrong!r} changes nothing in {file}"
+    assert ast.dump(ast.parse(planted)) != tree(source), f"{wrong!r} changes nothing in {file}"
     return planted
 
 
