@@ -3,7 +3,9 @@
 Every network ends in logits (n, n_out), without a softmax. It is built on the CPU; move it with `.to(device)`.
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -13,10 +15,35 @@ from sam_lite import require
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "softplus": nn.Softplus, "sigmoid": nn.Sigmoid}
 NORMS = (None, "batch", "group", "ghost")
+PATIENCE = 5  # seconds for which a thread waits for torch's random numbers
+_seeding = threading.RLock()  # held by the thread that draws from a seed
+
+
+@contextmanager
+def seeded(seed: int, gpus: Sequence[int] = ()) -> Iterator[list[torch.Generator]]:
+    """Yields torch's generators, of the CPU and of `gpus`: inside they draw from `seed`, afterwards they go on as before.
+
+    All threads of a process share them, so another thread that comes in meanwhile gets a RuntimeError.
+    """
+    if not _seeding.acquire(timeout=PATIENCE):
+        raise RuntimeError(
+            "one thread at a time must build or train models, since all threads share torch's random numbers, and another "
+            "does so now; use processes in place of threads, or train_ensemble for many models"
+        )
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in gpus)]
+            for generator in generators:
+                generator.manual_seed(require.seed(seed))
+            yield generators
+    finally:
+        _seeding.release()
 
 
 def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """`make()` with the initial weights that `seed` stands for; the global random state stays as it was.
+
+    RuntimeError while another thread trains: all threads share torch's random numbers.
 
     Args:
         make: builds a model, on the CPU.
@@ -29,8 +56,7 @@ def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
       (2): Linear(in_features=100, out_features=10, bias=True)
     )
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(require.seed(seed))
+    with seeded(seed):
         model = make()
     if not isinstance(model, nn.Module):
         raise require.error("make", "a function that builds a model", model, "has it a `return`?")

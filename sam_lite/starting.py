@@ -13,7 +13,7 @@ from torch.func import functional_call
 from sam_lite import pure, require, stacked
 from sam_lite.data import Data, floats
 from sam_lite.describe import details, words
-from sam_lite.models import build
+from sam_lite.models import build, seeded
 from sam_lite.params import Params, params_of, stack
 
 BUILDS = "a function that builds a model"
@@ -166,8 +166,7 @@ def _outputs(model: nn.Module, params: Params, x: Tensor) -> Any:
     state = params | {name: b.clone() for name, b in model.named_buffers()}
     like = next((p for p in params.values() if p.is_floating_point() and x.is_floating_point()), x)
     place = next(iter(params.values())).device
-    with pure.untouched(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with pure.untouched(model), torch.no_grad(), seeded(0):
         try:
             return functional_call(model, state, (x.to(place, like.dtype, copy=True),))
         except Exception:

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from sam_lite import callbacks, pure, require
 from sam_lite.checkpoint import resume, save, settings_of
 from sam_lite.data import Data, batches, floats
+from sam_lite.models import seeded
 from sam_lite.plan import plan_of
 
 COLUMNS = ["step", "epoch", "gradients", "train_loss", "train_acc", "test_loss", "test_acc"]
@@ -60,7 +61,8 @@ def train(
         steps: the most that are made (status "steps").
         stop_loss: ends it at a check, or where a row is recorded, if the loss on all training data is not above this
             (status "stop_loss").
-        seed: of the order of the examples, and of dropout.
+        seed: of the order of the examples, and of dropout, whose random numbers all threads of a process share: so only
+            one thread at a time can train.
         schedule: schedule(step), step = 0, 1, ..., multiplies the learning rate of that step.
         criterion: criterion(outputs, y), the loss to minimize.
         check_every: steps between two checks; default: an epoch, at least 25.
@@ -264,10 +266,7 @@ def _scheduled(optimizer: torch.optim.Optimizer, schedule: Callable[[int], float
 def _seeded(device: torch.device, seed: int) -> Iterator[tuple[list[torch.Generator], Callable]]:
     """The generators that dropout draws from, seeded for a while, and a way to call what must not move them."""
     gpus = [device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in gpus)]
-        for generator in generators:
-            generator.manual_seed(require.seed(seed))
+    with seeded(seed, gpus) as generators:
 
         def aside(look: Callable, *args: Any) -> Any:
             with torch.random.fork_rng(devices=gpus):

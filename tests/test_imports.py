@@ -32,7 +32,7 @@ ARROWS = {
     "describe": set(),
     "checkpoint": {"describe"},
     "plan": set(),
-    "train": {"pure", "data", "callbacks", "checkpoint", "plan"},
+    "train": {"pure", "data", "models", "callbacks", "checkpoint", "plan"},
     "stacked": {"pure", "params"},
     "starting": {"pure", "params", "data", "models", "describe", "stacked"},
     "updates": {"params"},

@@ -1,3 +1,7 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,8 +9,10 @@ import torch
 from torch import nn
 
 from sam_lite import models
+from sam_lite.data import load
 from sam_lite.models import GhostBatchNorm1d, GhostBatchNorm2d, build, convnet, keskar, mlp
 from sam_lite.params import count, params_of
+from sam_lite.train import train
 
 
 def layer_names(model):
@@ -138,6 +144,41 @@ def test_build_repeats_and_leaves_the_global_generator_alone():
     assert not torch.equal(a["0.weight"], other["0.weight"])
     torch.manual_seed(1)
     assert torch.equal(make()[0].weight, a["0.weight"])
+
+
+def test_one_thread_at_a_time_draws_from_a_seed(monkeypatch):
+    make = partial(mlp, 3, [4], 2)
+    expected = [params_of(build(make, seed))["0.weight"] for seed in range(4)]
+
+    def slow():  # while the others would seed
+        time.sleep(0.02)
+        return make()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: build(slow, seed)[0].weight, range(4)))
+        assert all(map(torch.equal, found, expected))
+        monkeypatch.setattr(models, "PATIENCE", 0.01)
+        with models.seeded(0), pytest.raises(RuntimeError, match="one thread at a time .*; use processes"):
+            pool.submit(build, make, 1).result()
+        assert torch.equal(pool.submit(build, make, 1).result()[0].weight, expected[1])
+
+
+def test_trainings_in_two_threads_do_not_share_their_masks(monkeypatch):
+    monkeypatch.setattr(models, "PATIENCE", 0.01)
+    data, inside = load("mnist1d", n_train=40, n_test=10), []
+
+    def record(step, model):
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="one thread at a time"):
+            pool.submit(trained).result()
+        inside.append(step)
+        return {}
+
+    def trained(record=None):
+        model = build(lambda: nn.Sequential(nn.Linear(40, 20), nn.Dropout(), nn.Linear(20, 10)), 0)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        return train(model, data, optimizer, batch_size=10, steps=4, record_every=2, record=record).records
+
+    assert trained(record).equals(trained()) and inside == [2, 4]
 
 
 def test_build_puts_the_generator_back_after_an_error():

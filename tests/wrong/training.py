@@ -24,8 +24,8 @@ MUTANTS = [
     (
         "dropout does not follow the seed",
         _TRAIN,
-        "            generator.manual_seed(require.seed(seed))",
-        "            generator.manual_seed(0)",
+        "with seeded(seed, gpus) as generators:",
+        "with seeded(0, gpus) as generators:",
         "tests/test_train.py::test_with_equal_points_only_dropout_tells_seeds_apart",
     ),
     (
@@ -502,16 +502,23 @@ MUTANTS = [
     (
         "building moves the global random state",
         _MODELS,
-        "with torch.random.fork_rng(devices=[]):",
+        "with torch.random.fork_rng(devices=gpus):",
         "if True:",
         "tests/test_models.py::test_build_repeats_and_leaves_the_global_generator_alone",
     ),
     (
         "the same weights for all seeds",
         _MODELS,
-        "manual_seed(require.seed(seed))",
-        "manual_seed(0)",
+        "with seeded(seed):",
+        "with seeded(0):",
         "tests/test_models.py::test_build_repeats_and_leaves_the_global_generator_alone",
+    ),
+    (
+        "two threads draw from the same random numbers",
+        _MODELS,
+        "if not _seeding.acquire(timeout=PATIENCE):",
+        "if False and not _seeding.acquire(timeout=PATIENCE):",
+        "tests/test_models.py::test_one_thread_at_a_time_draws_from_a_seed",
     ),
     (
         "activation after the last layer",
