@@ -58,7 +58,7 @@ def search(heights: Heights, starts: Tensor, steps: int, method: Climb) -> tuple
         found = method(heights, start, base, steps)
         if not (isinstance(found, tuple) and len(found) == 3):
             raise TypeError(f"method must return (point, height, ended), got {found!r}")
-        there, high, ended = found[0], *map(torch.as_tensor, found[1:])
+        there, high, ended = found[0], *(torch.as_tensor(one, device=base.device) for one in found[1:])
         ended = (~ended).long() if ended.dtype == torch.bool else ended
         point, status = torch.where(high > best, there, point), torch.where(high > best, ended, status)
         best, worst = torch.maximum(high, best), torch.maximum(ended, worst)

@@ -115,10 +115,12 @@ def train_ensemble(
     if any(hyper["weight_decay"]):
         starting.rest_unused(model, data, batch_size, criterion)
     chunk = _chunk(start) if chunk is None else require.whole("chunk", chunk)
-    groups = torch.arange(n_models).split(chunk)
+    groups = torch.arange(n_models, device="cpu").split(chunk)
     advance = _advance(model, data, batch_size, hyper, optimizer, ascent, schedule, criterion)
     look = partial(_look, outputs, data, criterion, record, plan)
-    run = _Run({name: p.clone() for name, p in start.items()}, torch.zeros(n_models, dtype=torch.int64), [])
+    run = _Run(
+        {name: p.clone() for name, p in start.items()}, torch.zeros(n_models, dtype=torch.int64, device="cpu"), []
+    )
     table = pd.DataFrame({"seed": seeds, "batch_size": batch_size, "optimizer": optimizer, **hyper})
     done = lambda status: _ensemble(run, start, table, n_train, status)  # noqa: E731
     try:
@@ -182,7 +184,7 @@ def _look(outputs, data: Data, criterion, record, plan: Plan, group: "_Group", r
     """Which models of the group have ended, (n,) bool; adds a row for each of these, or of all when it is `recorded`."""
     fit = stacked.evaluate(outputs, group.params, data.x_train, data.y_train, criterion)
     status = [plan.status(loss, group.step) for loss in fit[0].tolist()]
-    ended = torch.tensor([s != "" for s in status])
+    ended = torch.tensor([s != "" for s in status], device="cpu")
     if recorded or ended.any():
         who = (ended | recorded).nonzero().flatten()
         those = {name: p[who] for name, p in group.params.items()}
@@ -244,7 +246,7 @@ class _Group:
         try:
             yield self
         finally:
-            self.leave(torch.ones(len(self.members), dtype=torch.bool), run)
+            self.leave(torch.ones_like(self.members, dtype=torch.bool), run)
 
     def leave(self, mask: Tensor, run: _Run) -> None:
         """Copy the models in `mask` to `run`."""

@@ -84,7 +84,7 @@ def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tu
     generator = torch.Generator().manual_seed(require.whole("seed", seed, least=0, most=2**63 - 1))
 
     def draw(w: Tensor) -> Tensor:
-        d = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
+        d = torch.randn(w.shape, generator=generator, dtype=w.dtype, device="cpu").to(w.device)
         of_w, of_d = (torch.linalg.vector_norm(t, dim=tuple(range(w.ndim > 1, w.ndim)), keepdim=True) for t in (w, d))
         return d * (of_w / of_d) * (w.ndim > 1 or vectors == "scale")
 
@@ -97,7 +97,7 @@ def _stack(values: Sequence) -> Any:
         return {name: _stack([v[name] for v in values]) for name in values[0]}
     if isinstance(values[0], tuple):
         return tuple(map(_stack, zip(*values, strict=True)))
-    return torch.stack([torch.as_tensor(v) for v in values])
+    return torch.stack([v if isinstance(v, Tensor) else torch.as_tensor(v) for v in values])
 
 
 def _numbers(name: str, values: Iterable[float]) -> list[float]:

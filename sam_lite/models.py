@@ -56,7 +56,7 @@ def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
       (2): Linear(in_features=100, out_features=10, bias=True)
     )
     """
-    with seeded(seed):
+    with seeded(seed), torch.device("cpu"):
         model = make()
     if not isinstance(model, nn.Module):
         raise require.error("make", "a function that builds a model", model, "has it a `return`?")

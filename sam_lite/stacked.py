@@ -95,7 +95,7 @@ def dropout(
     byte of the model's own generator decides about each unit; they lie on the CPU, so that no GPU is waited for. A model
     with rate 0 draws nothing.
     """
-    draws = torch.zeros(len(rates), -(-n * sum(widths) // 8), dtype=torch.int64)
+    draws = rates.new_zeros(len(rates), -(-n * sum(widths) // 8), dtype=torch.int64)
     for row, rate, generator in zip(draws, rates.tolist(), generators, strict=True):
         if rate > 0:
             row.random_(-(2**63), None, generator=generator)

@@ -84,7 +84,7 @@ def models(make: Callable, data: Data, seeds: list[int], start: Params | None) -
                 remedy = "make tensors that lists, dicts or hooks hold parameters with requires_grad=False"
                 raise require.error("make", ALIKE, "other outputs with the same weights", remedy)
         start = stack(members)
-    start = {name: torch.as_tensor(p) for name, p in start.items()}
+    start = {name: p if isinstance(p, Tensor) else torch.as_tensor(p) for name, p in start.items()}
     if (shapes := {name: tuple(p.shape) for name, p in start.items()}) != wanted:
         raise ValueError(f"start must hold {len(seeds)} models, one per seed, with shapes {wanted}, got {shapes}")
     device, dtype = data.x_train.device, data.x_train.dtype if data.x_train.is_floating_point() else None

@@ -2,6 +2,7 @@
 as is mixing it with a tensor that some code put on the CPU by itself."""
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch.func import vmap
 
 from sam_lite import ascents, climb, hessian, landscape, sharpness, stacked
-from sam_lite.models import mlp
+from sam_lite.data import load
+from sam_lite.ensemble import train_ensemble
+from sam_lite.models import build, mlp
 from sam_lite.params import loss_of, params_of
 from sam_lite.sam import SAM, m_sam_gradient, sam_gradient
 
@@ -21,6 +24,7 @@ NAMED = {
     "params": {"cpu"},
     "ascents": {"cpu"},
     "data": {"cuda", "cpu", "mps"},
+    "landscape": {"cpu"},
     "rivals": {"cpu"},  # where the numbers are drawn, as in sam
     "sam": {"cpu"},
     "train": {"cuda", "cpu"},  # autocast; and where numbers are drawn
@@ -92,6 +96,33 @@ def test_masks_of_dropout_wait_for_no_value():
     rates, generators = torch.tensor([0.0, 0.1]), [torch.Generator().manual_seed(s) for s in range(2)]
     for mask, width in zip(stacked.dropout(rates, generators, 8, [5, 4], torch.device("meta")), (5, 4), strict=True):
         assert mask.device.type == "meta" and mask.shape == (2, 8, width)
+
+
+@pytest.fixture
+def a_default():
+    """The device on which tensors are made that are not told where, as somebody may have set it for all of torch."""
+    yield lambda: torch.set_default_device("meta")
+    torch.set_default_device(None)
+
+
+def test_a_default_device_is_not_that_of_what_is_given(a_default):
+    data, make = load("mnist1d", n_train=100, n_test=50), partial(mlp, 40, [10], 10)
+
+    def found():
+        run = train_ensemble(make, data, seeds=[0, 1], batch_size=20, lr=0.1, steps=30, dropout=[0, 0.2], stop_loss=2.3)
+        params = params_of(build(make, 0))
+        loss = loss_of(build(make, 0), *data[:2])
+        directions = landscape.random_directions(params, 0)[:2]
+        sharp = sharpness.box_sharpness(loss, params, 1e-3), sharpness.worst_sharpness(loss, params, 0.1)
+        plane = landscape.plane(loss, params, *directions, [0, 0.5], [0, 1])
+        return [run.table, *[one[0] for one in sharp], plane, *directions[0].values()]
+
+    table, *expected = found()
+    a_default()
+    with_one, *others = found()
+    assert with_one.equals(table) and all(one.device.type == "cpu" for one in others)
+    torch.set_default_device(None)
+    assert all(map(torch.equal, others, expected))
 
 
 def test_devices_are_named_only_where_one_is_asked_for():
