@@ -780,6 +780,8 @@ def test_a_criterion_with_another_loss_at_each_call_is_refused(kind):
         ValueError, match="criterion must be one that gives equal outputs one loss, got .*; use `train`"
     ):
         run(criterion=Fading(kind))
+    with pytest.raises(ValueError, match="criterion must be one that gives equal outputs one loss"):
+        run(criterion=lambda out, y: F.cross_entropy(out, y) + 1e-7 * torch.rand(()))  # seen in what is drawn alone
     run(criterion=lambda out, y: F.cross_entropy(out * 1.0, y))
     gelu = partial(mlp, 6, (8,), 3, "gelu")  # of which a criterion may change the outputs
     found = train_ensemble(gelu, cloud(), seeds=[0], batch_size=8, lr=0.1, steps=5, criterion=doubled)
