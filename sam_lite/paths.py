@@ -1,8 +1,9 @@
 """The two ways in which SAM's climb changes the gradient: through the network's Jacobian, and through the logits.
 
 The gradient of a loss l(z(w)) of outputs z is J(w)^T l'(z(w)), J the Jacobian of z. SAM takes both factors at w + e. Singh and
-others (ICML 2025) move one of them alone. `outputs` is a function params -> z of any shape, `criterion` one z -> number;
-both are pure, and all here maps over many models with `torch.func.vmap`.
+others (ICML 2025) move one of them alone. `outputs` is a function params -> z of any shape, `criterion` one z -> number,
+and all here maps over many models with `torch.func.vmap`. `outputs` may be random, with dropout in it: it sees the same
+random numbers at each call, as in `sam.sam_gradient`.
 """
 
 from collections.abc import Callable
@@ -31,14 +32,16 @@ def path_gradient(outputs: Outputs, criterion: Criterion, params: Params, rho: R
     rho = require.number("rho", rho, least=0)
     require.precision(params)
     slope_at = grad(pure.differentiable(criterion))
+    states = pure.random_states(params.values())
     out, pull = vjp(pure.differentiable(outputs), params)  # pull(s) is J(w)^T s
     slope = slope_at(out)
     (g,) = pull(slope)
     up = add(params, ascent(g, params, rho))
-    if path == "logits":
-        return pull(slope_at(outputs(up)))[0]
-    out_up, pull_up = vjp(outputs, up)
-    return pull_up(slope if path == "jacobian" else slope_at(out_up))[0]
+    with pure.from_states(states):
+        if path == "logits":
+            return pull(slope_at(outputs(up)))[0]
+        out_up, pull_up = vjp(outputs, up)
+        return pull_up(slope if path == "jacobian" else slope_at(out_up))[0]
 
 
 def curvature_paths(outputs: Outputs, criterion: Criterion, params: Params, direction: Params) -> tuple[Params, Params]:
@@ -50,12 +53,14 @@ def curvature_paths(outputs: Outputs, criterion: Criterion, params: Params, dire
     require.precision(params)
     require.same_names(params, direction)
     params, direction = dict(params), {name: direction[name] for name in params}
+    states = pure.random_states(params.values())
     out, pull = vjp(pure.differentiable(outputs), params)
     _, push = vjp(lambda s: pull(s)[0], out)  # the transpose of the transpose: push(d) is J d
     (moved,) = push(direction)
     bent = grad(lambda z: (grad(criterion)(z) * moved).sum())(out)  # l''(z) J d
     slope = grad(pure.differentiable(criterion))(out)
-    rest = grad(lambda p: dot(grad(lambda q: (outputs(q) * slope).sum())(p), direction))(params)
+    with pure.from_states(states):
+        rest = grad(lambda p: dot(grad(lambda q: (outputs(q) * slope).sum())(p), direction))(params)
     return pull(bent)[0], rest
 
 
@@ -65,9 +70,10 @@ def logit_share(outputs: Outputs, criterion: Criterion, params: Params) -> Tenso
     It is the inner product of the part through the logits with the whole, over the square of the whole's length. The shares
     of both parts add up to 1; one is negative where the parts point apart. NaN where the gradient or the whole is zero.
     """
-    params = dict(params)
+    params, states = dict(params), pure.random_states(params.values())
     g = grad(pure.differentiable(lambda p: criterion(outputs(p))))(params)
-    through_logits, rest = curvature_paths(outputs, criterion, params, ascent(g, params, 1.0))
+    with pure.from_states(states):
+        through_logits, rest = curvature_paths(outputs, criterion, params, ascent(g, params, 1.0))
     whole = add(through_logits, rest)
     size = divisor(norm(whole))  # whose squares stay in range
     through_logits, whole = ({name: x / size for name, x in part.items()} for part in (through_logits, whole))

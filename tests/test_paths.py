@@ -181,3 +181,38 @@ def test_names_may_come_in_any_order_and_any_kind_of_dict(setting):
     assert_close(logit_share(outputs, criterion, OrderedDict(params)), logit_share(outputs, criterion, params))
     with pytest.raises(ValueError, match="two sets of parameters must be of the same names"):
         curvature_paths(outputs, criterion, params, {"0.bias": unit["0.bias"]})
+
+
+def with_dropout(mask=None):
+    """Outputs of a network that leaves out half of its hidden units: at random, or those that the mask tells."""
+    dice = torch.Generator().manual_seed(3)
+    x = torch.randn(7, 3, generator=dice, dtype=torch.float64)
+
+    def outputs(p):
+        hidden = torch.tanh(x @ p["0.weight"].T + p["0.bias"])
+        return (F.dropout(hidden) if mask is None else hidden * mask) @ p["2.weight"].T + p["2.bias"]
+
+    return outputs
+
+
+def test_dropout_leaves_out_the_same_units_at_every_call(setting):
+    _, criterion, params, unit = setting
+    random = with_dropout()
+
+    def seeded(call, *args):
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            return call(*args), torch.rand(1)
+
+    masked = with_dropout(seeded(F.dropout, torch.ones(7, 4, dtype=torch.float64))[0])
+    after = seeded(random, params)[1]  # as if drawn once
+    for path in PATHS:
+        found, then = seeded(path_gradient, random, criterion, params, 0.3, path)
+        close(found, path_gradient(masked, criterion, params, 0.3, path), 1e-14)
+        assert then.equal(after)
+    found, then = seeded(curvature_paths, random, criterion, params, unit)
+    for one, other in zip(found, curvature_paths(masked, criterion, params, unit), strict=True):
+        close(one, other, 1e-14)
+    share, last = seeded(logit_share, random, criterion, params)
+    assert share.item() == pytest.approx(logit_share(masked, criterion, params).item(), rel=1e-12)
+    assert then.equal(after) and last.equal(after)

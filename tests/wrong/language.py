@@ -60,4 +60,25 @@ MUTANTS = [
         "slope_at = grad(criterion)",
         _OF_PATHS + "what_has_no_derivative_is_refused",
     ),
+    (
+        "dropout leaves out other units after the climb",
+        _PATHS,
+        "    with pure.from_states(states):\n        if path",
+        "    if True:\n        if path",
+        _OF_PATHS + "dropout_leaves_out_the_same_units_at_every_call",
+    ),
+    (
+        "dropout leaves out other units in the second part of the curvature",
+        _PATHS,
+        "    with pure.from_states(states):\n        rest",
+        "    if True:\n        rest",
+        _OF_PATHS + "dropout_leaves_out_the_same_units_at_every_call",
+    ),
+    (
+        "dropout leaves out other units in the gradient than in the curvature",
+        _PATHS,
+        "    with pure.from_states(states):\n        through_logits",
+        "    if True:\n        through_logits",
+        _OF_PATHS + "dropout_leaves_out_the_same_units_at_every_call",
+    ),
 ]
