@@ -108,8 +108,9 @@ def loss_of(
 def shares(losses: Losses) -> list[tuple[Loss, float]]:
     """Each loss with its weight in the mean over all data: pairs (loss, size) count by size, losses alone count alike.
 
-    A mean over all points is the mean over chunks weighted by their sizes. A size is the number of points or, with class
-    weights, the sum of the weights of their labels. Losses of `loss_of` given alone must therefore be of equal size.
+    A mean over all points is the mean over chunks weighted by their sizes. A size is the number of points or, where the
+    criterion divides by the class weights, as cross-entropy does, the sum of the weights of their labels. Losses of `loss_of`
+    given alone must therefore be of equal size; a criterion of one's own is taken for a mean over points.
     Raises ValueError if they are not, if there are no losses, and for a size that is not positive.
     """
     if callable(losses):
@@ -119,16 +120,15 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
     pairs = [one if isinstance(one, tuple) and len(one) == 2 else (one, None) for one in losses]
     if odd := [one for one, _ in pairs if not callable(one)]:
         raise require.error(
-            "losses", "functions of params, alone or in pairs (loss, size)", odd[0], "put a pair into a list"
+            "losses", "functions of params, alone or in pairs (loss, size)", odd[0], "put pairs in a list"
         )
-    sizes: list = [size for _, size in pairs]
-    if sizes == [None] * len(sizes):
-        told = [getattr(one, "size", None) for one, _ in pairs]
-        known = [float(size) for size in told if size is not None and not getattr(size, "is_meta", False)]
+    if not any(isinstance(one, tuple) for one in losses):
+        told = (getattr(one, "size", None) for one in losses)
+        known = [float(size) for size in told if not (size is None or getattr(size, "is_meta", False))]
         if known and max(known) > min(known) * (1 + 1e-6):
             raise require.error("losses alone", "of equal size", known, "give pairs (loss, size) to weigh them")
-        sizes = [1] * len(sizes)
-    sizes = [require.number("size of a loss", size, above=0) for size in sizes]
+        pairs = [(one, 1) for one, _ in pairs]
+    sizes = [require.number("size of a loss", size, above=0, remedy="its number of points") for _, size in pairs]
     return [(one, size / sum(sizes)) for (one, _), size in zip(pairs, sizes, strict=True)]
 
 
@@ -154,10 +154,11 @@ def _size(y: Tensor, criterion: Callable) -> int | Tensor | None:
     """The size of the loss on y, as `shares` weighs it; None where the criterion is no mean, or not known to be one."""
     settings = vars(criterion) if isinstance(criterion, nn.Module) else getattr(criterion, "keywords", {})
     reduction = getattr(criterion, "reduction", settings.get("reduction", "mean"))
-    if not isinstance(y, Tensor) or y.ndim == 0 or reduction != "mean":
+    if not isinstance(y, Tensor) or y.ndim == 0 or reduction not in ("mean", "batchmean"):
         return None
     weight = settings.get("weight", settings.get("_buffers", {}).get("weight"))
-    by_class = isinstance(weight, Tensor) and weight.ndim == 1
+    kinds = {getattr(criterion, "func", None), *type(criterion).__mro__}  # others divide by the number of points
+    by_class = isinstance(weight, Tensor) and kinds & {nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss}
     if y.is_floating_point() or not by_class and y.device.type != "cpu":  # nothing is asked of a GPU that can be spared
         return len(y)
     counted = y != settings.get("ignore_index", -100)

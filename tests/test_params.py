@@ -318,6 +318,57 @@ def test_sizes_of_losses_are_positive_numbers(size):
             P.shares(odd)
 
 
+class Focal(nn.Module):
+    """(Lin and others 2017), as most write it: with class weights, and yet the mean over the points."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight, self.reduction = weight, "mean"
+
+    def forward(self, out, y):
+        each = nn.functional.cross_entropy(out, y, weight=self.weight, reduction="none")
+        return ((1 - (-each).exp()) ** 2 * each).mean()
+
+
+WEIGHT = torch.tensor([10.0, 1.0, 0.1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "divisor"),
+    [
+        (nn.CrossEntropyLoss(WEIGHT), "weights"),
+        (partial(nn.functional.nll_loss, weight=WEIGHT), "weights"),
+        (nn.MultiMarginLoss(weight=WEIGHT), "points"),
+        (Focal(WEIGHT), "points"),
+        (lambda out, y: nn.KLDivLoss(reduction="batchmean")(out, nn.functional.one_hot(y, 3).double()), "points"),
+    ],
+)
+def test_a_chunk_counts_as_what_its_criterion_divides_by(criterion, divisor):
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y, model = torch.arange(3).repeat_interleave(20), net()
+    params, chunks = P.params_of(model), list(zip(x.split((25, 35)), y.split((25, 35)), strict=True))
+    losses = [P.loss_of(model, *chunk, criterion) for chunk in chunks]
+    sizes = [float(WEIGHT[labels].sum() if divisor == "weights" else len(labels)) for _, labels in chunks]
+    assert [float(loss.size) for loss in losses] == pytest.approx(sizes, rel=1e-12)
+    mean = sum(share * loss(params) for loss, share in P.shares([(loss, loss.size) for loss in losses]))
+    torch.testing.assert_close(mean, P.loss_of(model, x, y, criterion)(params), rtol=1e-13, atol=0)
+
+
+def test_a_sum_has_no_size_to_be_weighed_by():
+    (x, y), model = batch(), net()
+    batchmean, whole = nn.KLDivLoss(reduction="batchmean"), nn.functional.one_hot(y, 3).double()
+    assert P.loss_of(model, x[:5], whole[:5], batchmean).size == 5
+    losses = [
+        P.loss_of(model, *part, nn.CrossEntropyLoss(reduction="sum"))
+        for part in zip(x.split(4), y.split(4), strict=True)
+    ]
+    for pairs in ([(loss, loss.size) for loss in losses], [losses[0], (losses[1], 3)]):
+        with pytest.raises(
+            ValueError, match="size of a loss must be a finite number > 0, got None; its number of points"
+        ):
+            P.shares(pairs)
+
+
 @pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-23, 1.0, 1e20, 1e30])
 def test_lengths_and_units_of_vectors_of_any_size(size):
     x = size * torch.tensor([[3.0, -4.0, 0.0], [0.0, 0.0, 0.0]])

@@ -404,4 +404,32 @@ MUTANTS = [
         "slope_at = ",
         "tests/test_paths.py::test_half_precision_is_refused_which_would_round_the_climb_away",
     ),
+    (
+        "every criterion divides by its class weights",
+        "sam_lite/params.py",
+        "by_class = isinstance(weight, Tensor) and kinds & {nn.CrossEntropyLoss, nn.NLLLoss, F.cross_entropy, F.nll_loss}",
+        "by_class = isinstance(weight, Tensor)",
+        "tests/test_params.py::test_a_chunk_counts_as_what_its_criterion_divides_by",
+    ),
+    (
+        "nll_loss divides by the number of points",
+        "sam_lite/params.py",
+        "F.cross_entropy, F.nll_loss}",
+        "F.cross_entropy}",
+        "tests/test_params.py::test_a_chunk_counts_as_what_its_criterion_divides_by",
+    ),
+    (
+        "a mean over the batch has no size",
+        "sam_lite/params.py",
+        '("mean", "batchmean")',
+        '("mean",)',
+        "tests/test_params.py::test_a_sum_has_no_size_to_be_weighed_by",
+    ),
+    (
+        "pairs without a size count alike",
+        "sam_lite/params.py",
+        "if not any(isinstance(one, tuple) for one in losses):",
+        "if all(size is None for _, size in pairs):",
+        "tests/test_params.py::test_a_sum_has_no_size_to_be_weighed_by",
+    ),
 ]
