@@ -3,6 +3,7 @@
 A table has one row per network: the hyper-parameters that were varied (`axes`), the generalization gap, and the measures.
 Rows in which the measure or the gap is missing, NaN, take no part; inf is the largest value. Only ranks matter. A tie, in
 the measure or in the gap, counts as neither right nor wrong. None and NaN as a setting are one value, the last in order.
+Settings that differ by rounding alone are refused: networks of one setting would be compared as those of two.
 """
 
 import itertools
@@ -200,7 +201,19 @@ def _levels(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list]:
         order = sorted(range(len(keys)), key=lambda i: keys[i])
     except TypeError as error:
         raise ValueError(f"axis {column!r} must hold values that have an order, such as numbers: {error}") from error
-    return np.argsort(order)[codes], [keys[i][-1] for i in order]
+    values = [keys[i][-1] for i in order]
+    _apart(column, np.array([v for v in values if isinstance(v, float)]))
+    return np.argsort(order)[codes], values
+
+
+def _apart(column: str, values: np.ndarray) -> None:
+    """ValueError for two values that rounding has made of one, as of 0.3 and 0.1 * 3, or of 0.1 in float32 and float64."""
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32).astype(float)
+    twins = (single[1:] == single[:-1]) & ((single == values)[1:] | (single == values)[:-1])
+    for i in np.flatnonzero(twins | np.isclose(values[1:], values[:-1], rtol=1e-12, atol=0)):
+        pair = values[i : i + 2].tolist()
+        raise require.error(f"the values of {column!r}", "equal or apart", pair, "round them, as by .round(6)")
 
 
 def _fewer(codes: np.ndarray, most: int) -> np.ndarray:

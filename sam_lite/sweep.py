@@ -81,7 +81,7 @@ def run(
                 try:
                     if not isinstance(made, BaseException):
                         tables.write(_table(made, missing[name]), folder / name)
-                except ValueError as error:
+                except (ValueError, TypeError, RuntimeError) as error:
                     made = error
                 if isinstance(made, BaseException):
                     failed[name] = made
@@ -162,7 +162,7 @@ def _table(found: object, job: tables.Job) -> pd.DataFrame:
     if not len(table.columns):
         raise require.error("work", "a function that returns more than the settings", list(job), "add what it found")
     for name in table.columns[table.dtypes.eq(object)]:  # a file would have floats for large integers beside None
-        there = [x for x in table[name] if not (x is None or x is pd.NA or x != x)]
+        there = [x for x in table[name] if not (pd.api.types.is_scalar(x) and pd.isna(x))]
         if all(isinstance(x, Integral) and not isinstance(x, bool) for x in there) and _large(there, 2**63):
             table[name] = table[name].astype("Int64")
     return table

@@ -505,3 +505,20 @@ def test_cmi_of_drawn_pairs_of_which_none_is_of_two_networks():
     drawn = [ranking.cmi(two, "m", AXES, pairs=1, seed=seed) for seed in range(8)]
     same = [bool(np.random.default_rng(seed).integers(0, 4, 1)[0] in (0, 3)) for seed in range(8)]
     assert [math.isnan(k) for k in drawn] == same and any(same) and not all(same)
+
+
+@pytest.mark.parametrize("other", [0.1 * 3, float(np.float32(0.3)), torch.tensor(0.3)])
+def test_two_values_that_rounding_made_of_one_are_refused(other):
+    table = pd.DataFrame({"lr": [0.3, other, 0.5, 0.5], "width": [1, 2, 1, 2], "m": [1, 2, 3, 4], "gap": [4, 3, 1, 2]})
+    table["lr"] = table["lr"].map(float)
+    for call in (ranking.psi, ranking.cmi, partial(ranking.sign_errors, n_test=10)):
+        with pytest.raises(ValueError, match=r"the values of 'lr' must be equal or apart, got \[0.3.*; round them"):
+            call(table.assign(gap=table["gap"] / 10), "m", ["lr", "width"])
+    rounded = table.assign(lr=table["lr"].round(6))
+    assert ranking.psi(rounded, "m", ["lr", "width"]) == ranking.psi(
+        table.replace(float(other), 0.3), "m", ["lr", "width"]
+    )
+    near = table.assign(lr=[1e300, 1e300 * (1 + 1e-9), 0.0, 1e-30])  # and yet two
+    assert ranking.granulated(near, "m", "lr", ["lr"]) == ranking.granulated(
+        table.assign(lr=range(4)), "m", "lr", ["lr"]
+    )
