@@ -68,7 +68,7 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 def _numbers(values: Iterable[float]) -> list[float]:
     if isinstance(values, Mapping | Set | str) or getattr(values, "ndim", 1) != 1:  # of which a loop gives other things
         raise TypeError(
-            f"values must be numbers in a row, one per seed, got {type(values).__name__}; give its .values()"
+            f"values must be numbers in a row, one per seed, got {type(values).__name__}; give its .values() or .squeeze()"
         )
     return [float(v) for v in values]
 

@@ -81,6 +81,7 @@ def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tu
         raise ValueError(f"vectors must be 'zero' or 'scale', got {vectors!r}")
     if vectors == "zero" and all(w.ndim < 2 for w in params.values()):
         raise ValueError("params must have a filter to move, got vectors only; use vectors='scale'")
+    require.precision(params)
     generator = torch.Generator().manual_seed(require.whole("seed", seed, least=0, most=2**63 - 1))
 
     def draw(w: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Those for one number return it as a plain Python number. NumPy's numbers and ten
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from numbers import Integral, Real
 from typing import Any
 
@@ -62,7 +63,7 @@ def seed(value: object, name: str = "seed") -> int:
 
 def tensors(name: str, values: Iterable, parts: Sequence[str]) -> list[Tensor]:
     """One for each of `parts`, without the gradients they may ask for; ValueError for what is no tensor, such as arrays."""
-    found = list(values)
+    found = list(islice(values, len(parts) + 1))  # of a data set perhaps, of which each item is one
     if len(found) != len(parts) or not all(isinstance(one, Tensor) for one in found):
         kinds = [type(one).__name__ for one in found]
         raise error(name, f"tensors {', '.join(parts)}", kinds, "use torch.as_tensor on arrays")

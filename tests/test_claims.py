@@ -278,7 +278,9 @@ def test_slide_0_is_a_slide():
 def test_what_is_no_row_of_numbers_is_refused(values):
     """Of a dict a loop gives the keys, of a table the names of its columns."""
     for call in (claims.interval, claims.estimate, lambda v: claims.check("it holds", v, above=0)):
-        with pytest.raises(TypeError, match="values must be numbers in a row, one per seed, got .*; give its .values"):
+        with pytest.raises(
+            TypeError, match="values must be numbers in a row, one per seed, got .*; give its .values.. or .squeeze"
+        ):
             call(values)
     assert claims.interval({0: 5.0, 1: 6.0}.values())[0] == 5.5
 

@@ -212,6 +212,8 @@ def test_directions_refuse_what_cannot_move():
         landscape.random_directions({"a": torch.ones(2, 2)}, 0, vectors="ones")
     with pytest.raises(ValueError, match="params must have a filter to move, got vectors only; use vectors='scale'"):
         landscape.random_directions({"a": torch.ones(2)}, 0)
+    with pytest.raises(ValueError, match=r"params\['n'\] must be float32 or float64, got torch.int64; give params_of"):
+        landscape.random_directions({"a": torch.ones(2, 2), "n": torch.tensor(3)}, 0)  # as in a state_dict
 
 
 def test_directions_from_the_weights_of_a_model_carry_no_graph():

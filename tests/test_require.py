@@ -71,6 +71,19 @@ def test_fractions_are_floats_and_what_is_too_large_for_them_is_refused():
     assert require.number("lr", 10**300) == 10**300
 
 
+def test_of_a_data_set_in_the_place_of_tensors_few_items_are_named():
+    asked = []
+
+    def items():
+        while True:
+            asked.append(len(asked))
+            yield torch.ones(3), 1
+
+    with pytest.raises(ValueError, match=r"data must be tensors x, y, got \['tuple', 'tuple', 'tuple'\]; use"):
+        require.tensors("data", items(), ["x", "y"])
+    assert len(asked) == 3
+
+
 def test_a_number_that_a_table_masks_is_none():
     """Its `item()` is 0."""
     with pytest.raises(ValueError, match="rho must be a finite number, got masked"):

@@ -432,4 +432,18 @@ MUTANTS = [
         "if all(size is None for _, size in pairs):",
         "tests/test_params.py::test_a_sum_has_no_size_to_be_weighed_by",
     ),
+    (
+        "a whole data set is read to be refused",
+        "sam_lite/require.py",
+        "list(islice(values, len(parts) + 1))",
+        "list(islice(values, 10**6))",
+        "tests/test_require.py::test_of_a_data_set_in_the_place_of_tensors_few_items_are_named",
+    ),
+    (
+        "a direction for a counter",
+        "sam_lite/landscape.py",
+        "require.precision(params)\n    generator",
+        "generator",
+        "tests/test_landscape.py::test_directions_refuse_what_cannot_move",
+    ),
 ]
