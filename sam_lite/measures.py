@@ -193,7 +193,8 @@ def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples
 def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: int = 40) -> Measures:
     """gradient_norm: |gradient|. gradient_variance: mean of |g_i - gradient|^2 over the points (J 67), from batches' means.
 
-    The batches hold `batch` successive points each, at most half of all; their means vary less by that factor.
+    The batches hold `batch` successive points each, at most half of all; their means vary less by that factor if the points
+    are in random order: sorted by class they vary as much as the classes do.
     Raises ValueError for fewer than 2 points, whose gradients do not vary.
     """
     batch = min(require.whole("batch", batch), require.whole("the number of points", len(x), least=2) // 2)
