@@ -60,7 +60,8 @@ def run(
 
     Raises RuntimeError with the names of the jobs that failed, once all others are done, and where the cluster is lost
     or another process works in the folder; ValueError for a folder of other jobs or another version. The files there
-    are then as good as before, and the same call goes on from them.
+    are then as good as before, and the same call goes on from them. An interrupt ends the call, and the job that it meets
+    is done again, also where it would end early and return a table, as a training does.
     """
     jobs = [tables.plain(job) for job in jobs]
     folder, names, limit = (
@@ -100,11 +101,32 @@ def run(
 def _here(work: Callable, jobs: dict[str, tables.Job], limit: float | None) -> Iterator:
     for name, job in jobs.items():
         try:
-            with _timed(limit):
+            with _timed(limit), _interrupts() as seen:
                 found = work(**job)
+            if seen:  # which `train` and `train_ensemble` take for the end of a training: this one is not whole
+                raise KeyboardInterrupt
         except (Exception, SystemExit) as error:
             found = error
         yield name, found
+
+
+@contextmanager
+def _interrupts() -> Iterator[list]:
+    """Yields a list in which every interrupt (Ctrl-C) inside leaves a note, whoever else takes it."""
+    before, seen = signal.getsignal(signal.SIGINT), []
+    if threading.current_thread() != threading.main_thread() or not callable(before):
+        yield seen  # Python tells the main thread alone
+        return
+
+    def note(*args: Any) -> None:
+        seen.append(args)
+        before(*args)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,6 +93,33 @@ def test_after_a_stop_only_the_rest_is_done(tmp_path):
     rest = Counted()
     pd.testing.assert_frame_equal(sweep.run(rest, JOBS, tmp_path), expected())
     assert rest.calls == JOBS[3:]
+
+
+def test_a_training_that_an_interrupt_ended_is_no_result(tmp_path):
+    """`train` returns what it has, which was kept as the job's table."""
+    data, before, looks = mnist1d(40, 20), signal.getsignal(signal.SIGINT), []
+
+    def work(seed, stop=-1):
+        def record(step, model):
+            looks.append((seed, step))
+            if (seed, step) == (stop, 2):
+                signal.raise_signal(signal.SIGINT)
+            return {}
+
+        model = build(lambda: mlp(40, [5], 10), seed)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        found = train(model, data, optimizer, batch_size=10, steps=4, record_every=1, record=record)
+        return found.records[-1:].assign(status=found.status)
+
+    jobs = sweep.grid(seed=range(3))
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(partial(work, stop=1), jobs, tmp_path)
+    assert looks[-1] == (1, 2)  # at once
+    assert len(list(tmp_path.glob("*.parquet"))) == 1 and signal.getsignal(signal.SIGINT) is before
+    table = sweep.run(work, jobs, tmp_path)
+    assert table["step"].tolist() == [4, 4, 4] and set(table["status"]) == {"steps"}
+    with ThreadPoolExecutor(1) as pool:  # where nobody can be told
+        pd.testing.assert_frame_equal(pool.submit(sweep.run, work, jobs, tmp_path / "thread").result(), table)
 
 
 def test_a_job_that_fails_names_itself_and_the_others_are_done(tmp_path, capsys):

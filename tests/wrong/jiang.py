@@ -516,4 +516,25 @@ MUTANTS = [
         "except ValueError as error:",
         "tests/test_sweep.py::test_what_work_may_not_return_names_the_job",
     ),
+    (
+        "a training that was interrupted is kept as a result",
+        _SWEEP,
+        "if seen:  # which",
+        "if False:  # which",
+        "tests/test_sweep.py::test_a_training_that_an_interrupt_ended_is_no_result",
+    ),
+    (
+        "the handler of interrupts stays",
+        _SWEEP,
+        "signal.signal(signal.SIGINT, before)",
+        "pass",
+        "tests/test_sweep.py::test_a_training_that_an_interrupt_ended_is_no_result",
+    ),
+    (
+        "an interrupt is told to nobody else",
+        _SWEEP,
+        "        before(*args)",
+        "        pass",
+        "tests/test_sweep.py::test_a_training_that_an_interrupt_ended_is_no_result",
+    ),
 ]
