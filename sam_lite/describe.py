@@ -97,7 +97,10 @@ def settings_in(thing: object) -> dict:
         return found if inner is None else {**found, "state": inner}
     library = type(thing).__module__.partition(".")[0]
     kept = library in ("argparse", "functools", "types") or library not in {*sys.stdlib_module_names, "torch"}
-    return found if (names and len(found) == len(names)) or not kept else {**getattr(thing, "__dict__", {}), **found}
+    if (names and len(found) == len(names)) or not kept:
+        return found
+    held: Any = object.__getstate__(thing)  # attributes, and what stands in slots, as in a spline of SciPy
+    return {**((held[0] or {}) | held[1] if isinstance(held, tuple) else held or {}), **found}
 
 
 def _inner(thing: object) -> object:

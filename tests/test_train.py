@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.interpolate import CubicSpline
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -1145,6 +1146,7 @@ HIDDEN = {  # made with one, gone on with the other: neither shows in the other'
     "method of an array": [{"schedule": np.full(9, by).item} for by in (1.0, 0.5)],
     "method of a table": [{"schedule": pd.Series([by] * 9).get} for by in (1.0, 0.5)],
     "slots": [{"criterion": Slotted(by)} for by in (0.0, 0.5)],
+    "slots and attributes": [{"schedule": CubicSpline([0, 5, 9], [1, by, 1])} for by in (1.0, 0.5)],
     "range": [{"criterion": times(range(n))} for n in (1, 2)],
 }
 

@@ -686,8 +686,8 @@ MUTANTS = [
     (
         "an object is only what its constructor took",
         _DESCRIBE,
-        'return found if (names and len(found) == len(names)) or not kept else {**getattr(thing, "__dict__", {}), **found}',
-        "return found",
+        "if (names and len(found) == len(names)) or not kept:",
+        "if True:",
         "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept[namespace]",
     ),
     (
@@ -927,6 +927,13 @@ MUTANTS = [
         'return found if inner is None else {**found, "state": inner}',
         "return found",
         "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept",
+    ),
+    (
+        "slots beside attributes as if they held nothing",
+        _DESCRIBE,
+        "{**((held[0] or {}) | held[1] if",
+        "{**(held[0] or {} if",
+        "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept[slots and attributes]",
     ),
     (
         "every method of a list alike",
