@@ -19,8 +19,7 @@ def mean_reduction(draw: Draw, mean_reduction):
     n = draw.whole(2, 6)
     sgd = draw.rng.uniform(3, 25, n)
     sam = sgd * draw.rng.uniform(0.4, 1.1, n)
-    kind = (list, np.asarray, torch.tensor)[draw.round]
-    got = mean_reduction(kind(sam.tolist()), kind(sgd.tolist()))
+    got = mean_reduction(*((sam.tolist(), sgd.tolist()) if draw.round % 2 else (sam, sgd)))
     right = 100 * (1 - sam / sgd).mean()
     mistakes = {
         "this is the reduction of the mean error; take the mean of the reductions": 100 * (1 - sam.mean() / sgd.mean()),
@@ -210,7 +209,7 @@ def lead(draw: Draw, lead):
     base = draw.rng.uniform(45, 65, n)
     a, b = base + draw.rng.uniform(0, 3, n), 54 + 0.2 * (base - 55) - draw.rng.uniform(0, 2, n)  # unequal variances
     a, b = (a, b) if draw.rng.random() < 0.5 else (b, a)
-    sides = (a.tolist(), b.tolist()) if draw.round % 2 else (torch.from_numpy(a), torch.from_numpy(b))
+    sides = (a.tolist(), b.tolist()) if draw.round % 2 else (a, b)
     mean, paired, unpaired = unpack(lead(*sides), "the mean", "half the width, paired", "half the width, unpaired")
     q = lambda p, df: student.ppf(p, df)  # noqa: E731
     gaps, sd = a - b, (a - b).std(ddof=1)

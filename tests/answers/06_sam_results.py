@@ -399,4 +399,22 @@ def m_sharpness(loss, params, x, y, m, rho):
 """,
         },
     ),
+    (
+        "NumPy's functions, of what comes in",
+        {
+            "mean_reduction": """
+def mean_reduction(sam, sgd):
+    return 100 * np.mean(1 - np.divide(sam, sgd))
+""",
+            "lead": """
+def lead(a, b):
+    from scipy.stats import t
+
+    n, spread = len(a), np.cov(a, b)
+    apart = np.trace(spread)
+    halves = t.ppf(0.975, n - 1) * (apart - 2 * spread[0, 1]) ** 0.5, t.ppf(0.975, 2 * n - 2) * apart**0.5
+    return np.mean(a) - np.mean(b), halves[0] / n**0.5, halves[1] / n**0.5
+""",
+        },
+    ),
 ]
