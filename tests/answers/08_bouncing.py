@@ -322,4 +322,15 @@ def bounce(path, v):
 """,
         },
     ),
+    (
+        "an orbit needs a radius",
+        {
+            "amplitude": """
+def amplitude(lr, rho, lam):
+    if lr <= 0 or rho <= 0 or lam <= 0 or lr * lam >= 2:
+        raise ValueError(f"no orbit of two points with lr {lr}, rho {rho} and lam {lam}")
+    return rho / (2 / (lr * lam) - 1)
+""",
+        },
+    ),
 ]
