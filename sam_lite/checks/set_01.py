@@ -186,6 +186,9 @@ def reach(draw: Draw, reach):
         f"this is crossing number {k} of the tolerance: stop at the first": t for k, t in enumerate(crossings[1:], 2)
     }
     expect("the first of many walls", reach(waves, at(0.0), at(0.1), 0.5), crossings[0], looks_like=later)
+    long = at(46 * 2 * math.pi / speed)  # a stride of this, not of length 1, would pass over two walls
+    got = reach(waves, at(0.0), long, 0.5)
+    expect("… along a long direction: a stride is a distance", got, crossings[0], looks_like=later)
     slope = lambda p: torch.exp(p["x"])  # noqa: E731
     expect("where w is no minimum, uphill", reach(slope, at(0.0), at(0.1), tolerance), math.log1p(tolerance))
     expect("… and downhill: no wall", reach(slope, at(0.0), at(-1.0), tolerance), math.inf)

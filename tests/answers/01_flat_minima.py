@@ -156,6 +156,7 @@ WRONG = [
     ("below the limit only", "fair_choice", "<= limit).all()", "< limit).all()"),
     ("seven draws", "mean_rise", "rises.std() / n**0.5", "rises.std() / 7**0.5"),
     ("a stride of its own", "reach", "min(far + stride, furthest)", "min(far + 3.0, furthest)"),
+    ("a stride in units of v", "reach", "min(far + stride, furthest)", "min(far + stride * float(length), furthest)"),
     (
         "centres the noise in place",
         "rise_gap",
