@@ -172,6 +172,16 @@ def by_search(draw: Draw, by_search):
     fell = {"the climb ended where the loss fell: go on, all `steps`": max(highs[:3])}
     crossed = by_search(ridge, plane, radius, begin, 4)
     expect("φ where the loss falls on the way, and rises again", crossed, max(highs), looks_like=fell)
+    pull, lift, flat = draw.number(0.5, 1.0), draw.number(1.5, 2.0), {"w": torch.zeros(2, dtype=DOUBLE)}
+
+    def bend(p):  # u₀ rises to the wall, and falls once u₁ is above 0.1
+        u = p["w"] / radius
+        return 1 + pull * u[0] * (0.1 - u[1]) + lift * u[1]
+
+    back = by_search(bend, flat, radius, torch.tensor([0.9, -0.5], dtype=DOUBLE), 8)
+    phi = lambda u: 50 * (lift - 0.9 * pull * u)  # at (u, 1); the loss of the centre is 1  # noqa: E731
+    beyond = {"u itself must be clipped in every step, not only the point at which the loss is taken": phi(0.4)}
+    expect("φ where the climb leaves a wall of the box again", back, phi(-0.25), looks_like=beyond)
     lower = {"the centre was left out: it is higher than the start here": -100 * (half * start).square().sum() / 3}
     summit = by_search(lambda p: 2 - (to_vector(p) - to_vector(params)).square().sum(), params, radius, start, 0)
     expect("on a summit the centre is the highest", summit, 0.0, looks_like=lower)

@@ -170,6 +170,14 @@ WRONG = [
         "        if loss(here) < best and step > 1:\n            break\n        best = max(best, loss(here))",
     ),
     (
+        "clips only where the loss is taken",
+        "by_search",
+        "        here = from_vector(x + half * u, params)\n        best = max(best, loss(here))\n"
+        "        u = (u + stride * to_vector(grad(loss)(here)).sign()).clamp(-1, 1)",
+        "        here = from_vector(x + half * u.clamp(-1, 1), params)\n        best = max(best, loss(here))\n"
+        "        u = u + stride * to_vector(grad(loss)(here)).sign()",
+    ),
+    (
         "changes the weights",
         "largest_eigenvalue",
         "    product = hessian.hvp(loss, params)\n",
