@@ -82,13 +82,14 @@ def _climb(loss, w, rho, starts, steps=40, *, at_w=False, constant=False, uphill
 @part("Part 2", points=5, rounds=2)
 def worst(draw: Draw, worst):
     angle, sign, rho = draw.number(0, 6.28), float(draw.rng.choice([-1, 1])), draw.number(0.3, 0.8)
+    rho *= (1, 100)[draw.round]  # with steps of length 1, for those of ρ, a climb gets nowhere in the larger ball
     c, s = np.cos(angle), np.sin(angle)
     turn = tensor([[c, -s * sign], [s, c * sign]])  # the picture below, turned and mirrored at random
     angles = torch.arange(6, dtype=DOUBLE) * torch.pi / 3 + 0.2
     around = 7 * torch.stack([angles.cos(), angles.sin()], 1) @ turn.T  # six directions, not of length 1
 
-    def check(what, loss, w, right, looks_like=None, starts=around):
-        rise, e = unpack(worst(loss, w, rho, starts), "the largest rise", "its ε")
+    def check(what, loss, w, right, looks_like=None, starts=around, **steps):
+        rise, e = unpack(worst(loss, w, rho, starts, **steps), "the largest rise", "its ε")
         e = tensor(e)
         assert e.shape == w.shape, f"{what}: ε must have the shape of w, {tuple(w.shape)}, and has {tuple(e.shape)}."
         assert not e.norm() > rho * (1 + 1e-5), (
@@ -103,6 +104,7 @@ def worst(draw: Draw, worst):
     mistakes = {
         "this is the loss at the top: take away that of the centre": base + half * high,
         "this is the smallest rise: go uphill": half * low,
+        "ρ is missing in the length of the steps": lambda: _climb(bowl, centre, rho, around, uphill=1 / rho),
     }
     check("a bowl", bowl, centre, half * high, mistakes)
 
@@ -150,6 +152,10 @@ def worst(draw: Draw, worst):
         half * high,
         starts=few,
     )
+    near, turn = turned(draw, [100.0, 95.0, 30.0, 20.0, 10.0])
+    what = "a bowl that is almost round, after 400 steps (are all of `steps` made?)"
+    beside = (turn @ tensor([0.1, 1.0, 0.0, 0.0, 0.0]))[None]
+    check(what, lambda w: one_vector(w) @ near @ w / 2, five, 100 * half, starts=beside, steps=400)
 
 
 @part("Part 3", points=3)

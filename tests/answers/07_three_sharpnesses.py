@@ -111,6 +111,8 @@ WRONG = [
     ("six starts", "worst", "    for start in starts:", "    for start in [starts[i] for i in range(6)]:"),
     ("a small gradient is none", "along", "    if g.norm() == 0:", "    if g.norm() < 1e-10:"),
     ("clears the probes", "trace", "    return values.mean()", "    probes.zero_()\n    return values.mean()"),
+    ("steps without rho", "worst", "e = e + rho * (1 - t / steps)", "e = e + (1 - t / steps)"),
+    ("forty steps of its own", "worst", "for t in range(steps):", "steps = 40\n        for t in range(steps):"),
     (
         "a grid of the plane",
         "worst",
