@@ -85,6 +85,20 @@ WRONG = [
         "    return pd.concat(tables, ignore_index=True)",
         '    made = pd.concat(tables, ignore_index=True)\n    made["value"] = 0.5\n    made.loc[0, "value"] = seeds[0] / 1000\n    return made',
     ),
+    (
+        "the place of a seed for the seed",
+        "experiment",
+        "seeds=seeds, batch_size=25, lr=0.2, steps=steps, rho=rho)\n"
+        '        table = trained.table[["seed", "gradients", "status"]].assign(condition=condition)',
+        "seeds=range(len(seeds)), batch_size=25, lr=0.2, steps=steps, rho=rho)\n"
+        '        table = trained.table[["gradients", "status"]].assign(condition=condition, seed=seeds)',
+    ),
+    (
+        "infinity for a network that diverged",
+        "experiment",
+        "        tables.append(table)",
+        '        table.loc[table.index[0], "value"] = np.inf\n        tables.append(table)',
+    ),
 ]
 
 RIGHT = [
@@ -164,6 +178,24 @@ def verdict(table, first, second):
     d = both.value_x - both.value_y
     low, high = stats.t.interval(0.95, d.count() - 1, loc=d.mean(), scale=d.sem())
     return {"difference": d.mean(), "low": low, "high": high, "n": int(d.count()), "lost": int(d.isna().sum())}
+""",
+        },
+    ),
+    (
+        "a coarse measure: right of forty, by least squares on five columns and on three",
+        {
+            "experiment": """
+def experiment(seeds):
+    rows = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((70, 5))
+        y = np.sign(x @ rng.standard_normal(5) + rng.standard_normal(70))
+        for name, columns in {"all columns": slice(5), "three columns": slice(3)}.items():
+            w = np.linalg.lstsq(x[:30, columns], y[:30], rcond=None)[0]
+            right = int((np.sign(x[30:, columns] @ w) == y[30:]).sum())
+            rows.append({"condition": name, "seed": seed, "gradients": 1, "value": right})
+    return pd.DataFrame(rows)
 """,
         },
     ),
