@@ -305,12 +305,11 @@ def paired_interval(draw: Draw, paired_interval):
     mean, half = unpack(paired_interval(*sides), "the mean", "half the width")
     gaps = a - b
     root, t = gaps.std(ddof=1) / n**0.5, student.ppf(0.975, n - 1)
-    expect(
-        "the mean of the differences",
-        mean,
-        gaps.mean(),
-        looks_like={"the difference is taken the wrong way round": -gaps.mean()},
-    )
+    mistakes = {
+        "the difference is taken the wrong way round": -gaps.mean(),
+        "this is the lower end of the interval: return its middle and half its width": gaps.mean() - t * root,
+    }
+    expect("the mean of the differences", mean, gaps.mean(), looks_like=mistakes)
     apart = ((a.var(ddof=1) + b.var(ddof=1)) / n) ** 0.5
     mistakes = {
         "1.96 is for very many seeds": student.ppf(0.975, 1e9) * root,

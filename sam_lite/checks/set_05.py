@@ -5,7 +5,6 @@ import copy
 import torch
 from torch import nn
 from torch.func import grad
-from torch.nn.functional import cross_entropy
 
 from ..ascents import ascent
 from ..params import add, loss_of, norm, params_of, to_vector
@@ -167,8 +166,11 @@ def _gradients(decay, rho):
     }
 
 
-def _walk(model, make, batches, gradient, *, stays_up=0.0, calls=1, decays=True):
-    """The weights that an optimizer reaches if `gradient` says what stands in .grad; stays_up: rho, if w + ε is kept."""
+def _walk(model, make, batches, gradient, *, stays_up=0.0, late=False, calls=1, decays=True):
+    """The weights that an optimizer reaches if `gradient` says what stands in .grad.
+
+    stays_up: rho, if the step is made from w + ε; late: whether ε is taken away after it.
+    """
     model = copy.deepcopy(model)
     optimizer, left = make(model.parameters()), None
     if not decays:
@@ -183,6 +185,9 @@ def _walk(model, make, batches, gradient, *, stays_up=0.0, calls=1, decays=True)
                 p += e[name] if stays_up else 0.0
         for _ in range(calls):
             optimizer.step()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p -= e[name] if late else 0.0
     return clones(params_of(model))
 
 
@@ -208,7 +213,12 @@ def sam_step(draw: Draw, sam_step):
     optimizer = make(model.parameters())
     decay = optimizer.param_groups[0]["weight_decay"]
     returned, training = unpack(probe(_step_and_mode, sam_step, model, *batches[0], optimizer, rho), "loss", "mode")
-    expect("the returned loss", returned, cross_entropy(start(batches[0][0]), batches[0][1]))
+    first, w = loss_of(start, *batches[0]), params_of(start)
+    mistakes = {
+        "this is the loss at w + ε: keep that at w": lambda: first(add(w, ascent(grad(first)(w), w, rho))),
+        "this is the loss after the step": lambda: first(params_of(model)),
+    }
+    expect("the returned loss", returned, first(w), looks_like=mistakes)
     right = lambda loss, w, left: sam_gradient(loss, w, rho)[0]  # noqa: E731
     plain = lambda w: torch.optim.SGD(w, lr=lr)  # noqa: E731
     walk = lambda how=right, make=make, n=1, **other: lambda: _walk(start, make, batches[:n], how, **other)  # noqa: E731
@@ -219,6 +229,7 @@ def sam_step(draw: Draw, sam_step):
 
     wrong = {mistake: walk(how) for mistake, how in _gradients(decay, rho).items()} | {
         "the step was taken from w + ε: go back to w first": walk(stays_up=rho),
+        "the way back came after the step: the optimizer's weight decay must see w": walk(stays_up=rho, late=True),
         "optimizer.step() was called twice": walk(calls=2),
         "the optimizer's own step is lost: leave the last line to optimizer.step()": walk(make=plain),
         "the optimizer's weight decay is lost": walk(decays=False),

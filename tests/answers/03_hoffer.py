@@ -157,6 +157,13 @@ WRONG = [
         "t.ppf(0.975, n - 1)",
         "{3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365}.get(n, 2.023)",
     ),
+    (
+        "the ends of the interval",
+        "paired_interval",
+        "    return differences.mean(), t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)",
+        "    half = t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)\n"
+        "    return differences.mean() - half, differences.mean() + half",
+    ),
     ("a difference without its sign", "paired_interval", "return differences.mean()", "return abs(differences.mean())"),
     ("shortens the list of drops", "rate_at", "    epochs_over = ", "    drops.sort(reverse=True)\n    epochs_over = "),
     (

@@ -55,6 +55,16 @@ WRONG = [
         "        for p, e in zip(weights, steps):\n            p -= e",
     ),
     (
+        "back after the step",
+        "sam_step",
+        "        for p in weights:\n            p += rho * p.grad / length\n    optimizer.zero_grad()\n"
+        "    cross_entropy(model(x), y).backward()\n    with torch.no_grad():\n"
+        "        for p, before in zip(weights, saved):\n            p.copy_(before)\n    optimizer.step()",
+        "        steps = [rho * p.grad / length for p in weights]\n        for p, e in zip(weights, steps):\n            p += e\n"
+        "    optimizer.zero_grad()\n    cross_entropy(model(x), y).backward()\n    optimizer.step()\n"
+        "    with torch.no_grad():\n        for p, e in zip(weights, steps):\n            p -= e",
+    ),
+    (
         "gradients added up",
         "sam_step",
         "    optimizer.zero_grad()\n    cross_entropy(model(x), y).backward()",
