@@ -57,10 +57,13 @@ def experiment(draw: Draw, experiment):
     every = pd.concat([wide, fresh[wide.columns]])
     for name in wide:
         varied = every[name].nunique() > 1
-        assert varied, f"{name}: the value is the same for every seed: is each network one of its own?"
+        assert varied, (
+            f"{name}: the value is the same for every seed: is each network one of its own, and the measure fine enough?"
+        )
     for name, second in itertools.combinations(wide, 2):
         assert not every[name].equals(every[second]), (
-            f"{name} and {second} have the same values, seed by seed: do the conditions differ in anything?"
+            f"{name} and {second} have the same values, seed by seed: do the conditions differ in anything, and is the "
+            "measure fine enough to tell?"
         )
 
 
