@@ -7,6 +7,9 @@ import pytest
 import browser
 from due import ALL, ROOT, due
 
+CODE = ("sam_lite", "tools", "tests", "Makefile", "pyproject.toml", "constraints.txt", "environment.yml")
+READERS = set("class exercises gpu grading hub install live notebooks pages slides variants written".split())
+
 
 def missing(message: str) -> None:
     pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
@@ -30,8 +33,13 @@ def fashion():
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Tests of one file share a worker, and so the file's fixtures, unless a test names a group of its own."""
+    """Tests of one file share a worker, and so the file's fixtures, unless a test names a group of its own.
+
+    Slow tests run only when the code has changed, but for those of READERS, which read lectures, exercises or pages.
+    """
     for item in items:
+        if item.get_closest_marker("slow") and item.path.stem.removeprefix("test_") not in READERS:
+            item.add_marker(pytest.mark.when_changed(*CODE))
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         for mark in item.iter_markers("when_changed"):

@@ -1,6 +1,7 @@
 """Tests that run only when what they test has changed: what counts as changed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import due as rule
 from due import DAY, due
 
 changed = rule.changed.__wrapped__  # without its memory
+TESTS = Path(__file__).parent
 NOW = 1_800_000_000  # seconds since 1970: when the last commit of `course` was made
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is missing")
@@ -141,6 +143,29 @@ def test_a_marker_that_names_no_file_is_an_error():
         conftest.pytest_collection_modifyitems([marked("README.md", "no_such_file.py")])
 
 
+@pytest.mark.parametrize(("file", "always"), [("test_sam.py", False), ("test_pages.py", True)])
+def test_slow_tests_of_the_code_alone_wait_for_a_change_of_the_code(file, always):
+    slow, added = {"slow": True, "xdist_group": True}, []
+    conftest.pytest_collection_modifyitems(
+        [
+            SimpleNamespace(
+                path=Path(file), get_closest_marker=slow.get, add_marker=added.append, iter_markers=lambda _: ()
+            )
+        ]
+    )
+    assert [mark.args for mark in added] == ([] if always else [conftest.CODE])
+
+
+def test_files_whose_slow_tests_read_lectures_exercises_or_pages_are_known():
+    files = {path.stem.removeprefix("test_"): path.read_text(encoding="utf-8") for path in TESTS.glob("test_*.py")}
+    read = {
+        name
+        for name, text in files.items()
+        if "mark.slow" in text and re.search(r'ROOT / "(lectures|exercises|solutions|docs)"', text)
+    }
+    assert read <= conftest.READERS <= files.keys() and "exercises" in read
+
+
 PROBE = """
 import pytest
 
@@ -157,9 +182,8 @@ def test_two():
 def test_pytest_heeds_the_marker_and_says_how_to_run_what_it_skips(tmp_path):
     (tmp_path / "test_probe.py").write_text(PROBE)
     (tmp_path / "plugin.py").write_text("import due\ndue.changed = lambda root: frozenset()\n")
-    tests = Path(conftest.__file__).parent
     env = os.environ | {rule.ALL: "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
-    env["PYTHONPATH"] = os.pathsep.join(map(str, (tmp_path, tests, tests.parent / "tools")))
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (tmp_path, TESTS, TESTS.parent / "tools")))
     command = [sys.executable, "-m", "pytest", "-rs", "-p", "conftest", "-p", "plugin", "-p", "no:cacheprovider", "."]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert "1 passed, 1 skipped" in done.stdout and "SAM_LITE_ALL_TESTS=1 runs it" in done.stdout, done.stdout

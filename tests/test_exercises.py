@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import CODE
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
@@ -514,6 +515,7 @@ STUBBORN = """while True:
 
 @GROUP
 @pytest.mark.slow
+@pytest.mark.when_changed(*CODE)
 def test_code_that_cannot_be_interrupted_is_killed_when_its_time_is_over(small_course, tmp_path):
     place = tmp_path / "in" / "stubborn" / "01_two"
     place.mkdir(parents=True)
@@ -527,6 +529,7 @@ def test_code_that_cannot_be_interrupted_is_killed_when_its_time_is_over(small_c
 
 @GROUP
 @pytest.mark.slow
+@pytest.mark.when_changed(*CODE)
 def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
     source = small_course / "solutions" / "01_two" / "01_two.ipynb"
     place = tmp_path / "in"
@@ -609,6 +612,7 @@ def test_one_bad_submission_never_stops_the_others(small_course, tmp_path):
 
 @GROUP
 @pytest.mark.slow
+@pytest.mark.when_changed(*CODE)
 def test_a_zip_is_graded_like_a_folder(small_course, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("ann_1", "bob_2"):

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from conftest import missing
+from conftest import CODE, missing
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.specifiers import SpecifierSet
 
@@ -229,6 +229,7 @@ NIGHTLY = {"make test", "make study", "make images", "make slides"}  # the first
 
 
 @pytest.mark.slow
+@pytest.mark.when_changed(*CODE, "README.md")
 @needs_make
 @pytest.mark.parametrize(
     "command", [pytest.param(name, marks=[pytest.mark.nightly] * (name in NIGHTLY)) for name in MAKE]
@@ -273,6 +274,7 @@ def test_conda_from_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.when_changed(*CODE, "lectures/00_start_here.ipynb")
 def test_a_lecture_runs_without_network_on_one_core_and_no_library_warns(tmp_path):
     alone = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec taskset -c 0 "$0" "$@"']
     if not all(map(shutil.which, ("unshare", "ip", "taskset"))) or sh(tmp_path, *alone, "true").returncode:
