@@ -86,7 +86,7 @@ def _measured(model: torch.nn.Module, ensemble, which, data: Data, samples: int)
     params, start = ({name: p[which] for name, p in part.items()} for part in (ensemble.params, ensemble.start))
     outputs = lambda p, x: functional_call(model, p, (x,))  # noqa: E731
     of_one = partial(measures.measure, outputs, x=data.x_train, y=data.y_train, samples=samples)
-    chunk = max(1, 60_000 // sum(p[0].numel() for p in params.values())) if data.x_train.device.type == "cpu" else None
+    chunk = max(4, 60_000 // sum(p[0].numel() for p in params.values())) if data.x_train.device.type == "cpu" else None
     found = vmap(of_one, chunk_size=chunk)(params, start)
     test = stacked.evaluate(stacked.forward(model), params, data.x_test, data.y_test)
     found |= {"test_loss": test[0], "test_acc": test[1]}
