@@ -28,7 +28,12 @@ def landscape(losses: Losses, params: Params, spread: Spread) -> Heights:
 
     def over(loss: Loss) -> Callable[[Tensor], Tensor]:
         pure.check(loss, params)
-        return lambda u: loss(add(params, from_vector(spread(u), params)))
+
+        def at(u: Tensor) -> Tensor:
+            with pure.kept_statistics(loss):
+                return loss(add(params, from_vector(spread(u), params)))
+
+        return at
 
     return [(over(loss), share) for loss, share in shares(losses)]
 

@@ -8,7 +8,6 @@ ValueError for no numbers or numbers that are not finite, for names or shapes th
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -49,7 +48,7 @@ def line(loss: Loss, start: Params, end: Params, alphas: Iterable[float], *, cur
             return {name: s * p if e == 0 else e * end[name] for name, p in start.items()}
         return {name: s * p + e * end[name] for name, p in start.items()}
 
-    with _kept(loss):
+    with pure.kept_statistics(loss):
         return _stack([loss(between(s, e)) for s, e in pairs])
 
 
@@ -64,7 +63,7 @@ def plane(loss: Loss, center: Params, first: Params, second: Params, a: Iterable
     def moved(params: Params, direction: Params, by: float) -> Params:
         return add(params, direction, by) if by else params  # by 0, even if the direction is not finite
 
-    with _kept(loss):
+    with pure.kept_statistics(loss):
         return _stack([_stack([loss(moved(moved(center, first, s), second, t)) for t in columns]) for s in rows])
 
 
@@ -107,11 +106,6 @@ def _numbers(name: str, values: Iterable[float]) -> list[float]:
     if not numbers:
         raise require.error(name, "one or more finite numbers in a row", values)
     return numbers
-
-
-def _kept(loss: Loss) -> AbstractContextManager:
-    """Inside, a loss of one's own leaves the statistics of its model as they are; one of `loss_of` does so by itself."""
-    return nullcontext() if getattr(loss, "checked", False) else pure.frozen_statistics()
 
 
 def _check_repeats(loss: Loss, params: Params, *others: Params) -> None:

@@ -114,6 +114,11 @@ def frozen_statistics() -> Iterator[None]:
                     buffer.copy_(value)
 
 
+def kept_statistics(loss: Callable) -> AbstractContextManager:
+    """Inside, a loss of one's own leaves the statistics of its model as they are; one of `loss_of` does so by itself."""
+    return nullcontext() if getattr(loss, "checked", False) else frozen_statistics()
+
+
 @contextmanager
 def _no_word_of_global_hooks() -> Iterator[None]:
     """Without PyTorch's warning that compiled code may call a global hook once more; here that changes nothing."""
@@ -218,11 +223,19 @@ def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]
 def differentiable(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The loss for `torch.func.grad`, which takes a constant, such as what `no_grad` leaves of a loss, for a flat one.
 
-    ValueError, when it is called, for a value to which no graph leads from the tensors that it is given.
+    ValueError, when it is called, for a value to which no graph leads from the tensors that it is given, and for a loss
+    that writes into other tensors.
     """
 
     def value(*given: Any) -> Tensor:
-        found = loss(*given)
+        try:
+            found = loss(*given)
+        except RuntimeError as error:
+            if "mutate a captured Tensor" not in str(error):
+                raise
+            remedy = "take loss_of(model, x, y), or call model.eval() first"
+            rule = "a function that changes no tensor, such as batch-norm statistics"
+            raise require.error("the loss", rule, "one that does", remedy) from error
         known = isinstance(found, Tensor) and not torch.compiler.is_compiling()
         if known and not (torch._C._functorch.is_gradtrackingtensor(found) and found.requires_grad):
             remedy = "leave out no_grad, .detach(), .item() and .argmax()"

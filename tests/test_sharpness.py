@@ -710,6 +710,21 @@ def test_a_loss_without_a_derivative_is_not_flat(measure):
         box_flatness(torch.no_grad()(lambda p: p["w"] ** 2), point([0.1, 0.2, 0.3]), 0.1)
 
 
+def test_a_loss_of_ones_own_leaves_batch_norm_as_it_is():
+    """A model in training mode averages the statistics of every batch that it is given; a derivative takes none that move."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    x, y, params = random(20, 4), torch.arange(20) % 3, params_of(model)
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    own = lambda p: nn.functional.cross_entropy(functional_call(model, p, (x,)), y)  # noqa: E731
+    found = average_sharpness(own, params, 0.1, samples=5)
+    torch.testing.assert_close(found, average_sharpness(loss_of(model, x, y), params, 0.1, samples=5))
+    for call in (worst_sharpness, ascent_sharpness, *BOXES, lambda *given: top_eigenvalues(*given[:2])):
+        with pytest.raises(ValueError, match=r"changes no tensor, such as batch-norm .* take loss_of\(model, x, y\)"):
+            call(own, params, 0.1)
+    assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
+
+
 def test_an_ascent_may_return_its_steps_in_any_order():
     w = {"a": torch.ones(2).double(), "b": torch.zeros(3).double()}
     loss = lambda p: p["a"].sum() + 2 * p["b"].sum()  # noqa: E731

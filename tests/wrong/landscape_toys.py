@@ -236,8 +236,8 @@ MUTANTS = [
     ),
     (
         "statistics of a loss of one's own",
-        "sam_lite/landscape.py",
-        "else pure.frozen_statistics()",
+        "sam_lite/pure.py",
+        "else frozen_statistics()",
         "else nullcontext()",
         "tests/test_landscape.py::test_a_loss_of_ones_own_leaves_batch_norm_as_it_is",
     ),

@@ -290,4 +290,18 @@ MUTANTS = [
         "torch.where(found.loss.isfinite(), 100",
         "tests/test_sharpness.py::test_there_is_no_percentage_of_a_loss_below_minus_one",
     ),
+    (
+        "statistics of a model that move while it is measured",
+        _CLIMB,
+        "with pure.kept_statistics(loss):",
+        "if True:",
+        "tests/test_sharpness.py::test_a_loss_of_ones_own_leaves_batch_norm_as_it_is",
+    ),
+    (
+        "PyTorch's words for a loss that moves statistics",
+        "sam_lite/pure.py",
+        'if "mutate a captured Tensor" not in str(error):',
+        "if True:",
+        "tests/test_sharpness.py::test_a_loss_of_ones_own_leaves_batch_norm_as_it_is",
+    ),
 ]
