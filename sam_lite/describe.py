@@ -1,5 +1,6 @@
 """What a setting is, in words that are the same in every process: numbers by value, tensors and functions by checksum."""
 
+import copyreg
 import dis
 import inspect
 import re
@@ -26,7 +27,7 @@ def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
     """A description that two things share if they do the same.
 
     Things whose id is in `own` are left out. Of an object of unknown kind it has what the constructor took or, where not
-    all of that is kept, all attributes; of a class that the user wrote also the code and the attributes.
+    all of that is kept, all attributes; of a class that the user wrote, a NamedTuple too, also the code and the attributes.
     """
     if id(thing) in own:
         return "its own"
@@ -39,11 +40,12 @@ def words(thing: Any, own: frozenset[int] = frozenset()) -> str:
     if isinstance(thing, (Tensor, np.ndarray)):
         values = thing if isinstance(thing, Tensor) else torch.from_numpy(np.array(thing, order="C"))  # not read-only
         return _array(values.detach().cpu())
-    if isinstance(thing, Mapping):
-        return "{" + ", ".join(f"{inside(k)}: {inside(v)}" for k, v in thing.items()) + "}"
-    if isinstance(thing, (list, tuple, Set)):
+    if isinstance(thing, (Mapping, list, tuple, Set)):
+        kind = inside(type(thing)) if written_by_the_user(type(thing)) else ""  # whose methods may compute
+        if isinstance(thing, Mapping):
+            return kind + "{" + ", ".join(f"{inside(k)}: {inside(v)}" for k, v in thing.items()) + "}"
         parts = map(inside, thing)
-        return f"[{', '.join(sorted(parts) if isinstance(thing, Set) else parts)}]"
+        return f"{kind}[{', '.join(sorted(parts) if isinstance(thing, Set) else parts)}]"
     if isinstance(thing, partial):
         return f"partial of {inside(thing.func)} with {inside(thing.args)} and {inside(thing.keywords)}"
     if isinstance(thing, types.MethodType):
@@ -108,10 +110,11 @@ def _inner(thing: object) -> object:
     if isinstance(thing, (Iterator, torch.Generator, np.random.Generator, np.random.BitGenerator)):
         return None
     try:
-        kept = thing.__reduce_ex__(2)
+        known = copyreg.dispatch_table.get(type(thing))  # such as that of regular expressions
+        kept = known(thing)[1:] if known else thing.__reduce_ex__(2)
     except Exception:  # of what cannot be pickled
         return None
-    return kept if isinstance(kept, str) else kept[:3]
+    return kept if isinstance(kept, str) else [*kept[:3], *map(list, filter(None, kept[3:5]))]  # items, as of a deque
 
 
 def details(model: nn.Module) -> dict[str, Any]:

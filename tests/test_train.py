@@ -1,10 +1,13 @@
 import argparse
+import collections
 import copy
 import functools
 import io
 import math
 import os
+import re
 import types
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -1123,6 +1126,24 @@ def times(numbers):
     return lambda outputs, y: len(numbers) * F.cross_entropy(outputs, y)
 
 
+class Falling(NamedTuple):
+    steps: int
+
+    def __call__(self, step):
+        return 1 / (1 + step / self.steps)
+
+
+class Rising(NamedTuple):
+    steps: int
+
+    def __call__(self, step):
+        return 1 + step / self.steps
+
+
+def where(pattern):
+    return lambda outputs, y: (1 + bool(pattern.search("weight"))) * F.cross_entropy(outputs, y)
+
+
 OF_CONFIG = "class Config: k = {}\ndef criterion(outputs, y): return Config.k * F.cross_entropy(outputs, y)"
 HIDDEN = {  # made with one, gone on with the other: neither shows in the other's numbers or in a repr
     "argparse": [{"criterion": smoothed(argparse.Namespace(smoothing=by))} for by in (0.0, 0.5)],
@@ -1148,6 +1169,9 @@ HIDDEN = {  # made with one, gone on with the other: neither shows in the other'
     "slots": [{"criterion": Slotted(by)} for by in (0.0, 0.5)],
     "slots and attributes": [{"schedule": CubicSpline([0, 5, 9], [1, by, 1])} for by in (1.0, 0.5)],
     "range": [{"criterion": times(range(n))} for n in (1, 2)],
+    "deque": [{"criterion": times(collections.deque([1] * n))} for n in (1, 2)],
+    "class of a named tuple": [{"schedule": kind(9)} for kind in (Falling, Rising)],
+    "regular expression": [{"criterion": where(re.compile(name))} for name in ("weight", "bias")],
 }
 
 

@@ -929,6 +929,27 @@ MUTANTS = [
         "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept",
     ),
     (
+        "items as if there were none",
+        _DESCRIBE,
+        "filter(None, kept[3:5])",
+        "filter(None, ())",
+        "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept[deque]",
+    ),
+    (
+        "regular expressions as if they held nothing",
+        _DESCRIBE,
+        "kept = known(thing)[1:] if known else thing",
+        "kept = thing",
+        "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept[regular expression]",
+    ),
+    (
+        "named tuples of two classes alike",
+        _DESCRIBE,
+        'return f"{kind}[',
+        'return f"[',
+        "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept[class of a named tuple]",
+    ),
+    (
         "slots beside attributes as if they held nothing",
         _DESCRIBE,
         "{**((held[0] or {}) | held[1] if",
