@@ -241,6 +241,9 @@ def test_a_case_of_the_instructor_counts_and_is_not_shown(monkeypatch, tmp_path)
         set_05.climb_inf(answer)
     assert "secret" in caught.value.hidden and "secret" not in str(caught.value)
     set_05.climb(lambda grads, rho: climb(grads, rho))  # the file has nothing for this one
+    monkeypatch.setenv("SAM_LITE_PRIVATE_CHECKS", "private")  # nbgrader runs a check in the folder of the sheet
+    with pytest.raises(Wrong, match=r"SAM_LITE_PRIVATE_CHECKS must be the whole path of a folder .*, got 'private'"):
+        set_05.climb_inf(answer)
 
 
 def climb(grads, rho):

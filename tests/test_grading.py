@@ -12,6 +12,7 @@ import json
 import os
 import site
 import sys
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -279,8 +280,9 @@ def test_marks_are_right_and_have_a_reason(graded, student):
 
 
 @pytest.mark.slow
-def test_private_checks_lower_the_marks_and_are_not_shown(course, sheet, tmp_path):
-    """A function that is right in the notebook's cases, and not in one of the instructor's."""
+def test_private_checks_lower_the_marks_and_are_not_shown(course, sheet, tmp_path, monkeypatch):
+    """A function that is right in the notebook's cases, and not in one of the instructor's; named as in the guide."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "private").mkdir()
     secret = "def climb(draw, climb):\n    e = climb({'x': 1e30 * draw.normal(3)}, 0.5)['x']\n"
     secret += "    assert e.norm() < 0.6, 'huge gradients'\n"
@@ -291,7 +293,7 @@ def test_private_checks_lower_the_marks_and_are_not_shown(course, sheet, tmp_pat
         solved(CLIMB.replace("    return", "    rho = 1.0 if length > 1e20 else rho\n    return"))(sheet),
         place / "05_sam.ipynb",
     )
-    options = argparse.Namespace(**OPTIONS | {"private": tmp_path / "private"})
+    options = argparse.Namespace(**OPTIONS | {"private": Path("private")})
     (one,) = grading.grade(tmp_path / "in", tmp_path / "out", options, course)
     assert one.scores["climb_check"]["points"] == 0 and one.scores["climb_inf_check"]["points"] == 1
     assert "wrong in one that is not shown" in one.scores["climb_check"]["failed"]
@@ -299,6 +301,35 @@ def test_private_checks_lower_the_marks_and_are_not_shown(course, sheet, tmp_pat
     shown = (tmp_path / "out" / "feedback" / "05_sam" / "mia.html").read_text(encoding="utf-8")
     assert "huge gradients" not in shown
     assert "huge gradients" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("05_sam.py", "", "05_sam.py: its name must be one of set_01, .*set_09, with .py. Nothing was graded"),
+        (
+            "set_05.py",
+            "def clim(draw, climb): pass",
+            "clim must have the name of a check of this set, climb, .*or begin",
+        ),
+        ("set_05.py", "def climb(draw, climb)", "set_05.py cannot be run: SyntaxError: .*Nothing was graded"),
+        ("notes.txt", "", "--private must be a folder with files like set_05.py, and .* has none"),
+    ],
+)
+def test_a_private_check_that_would_never_run_is_refused(tmp_path, name, text, said):
+    private, options = tmp_path / "private", argparse.Namespace(**OPTIONS | {"private": tmp_path / "private"})
+    private.mkdir()
+    (private / name).write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match=said):
+        grading.grade(tmp_path, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_private_check_may_import_and_have_helpers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "from numpy.testing import assert_allclose\ndef _far(x): pass\ndef climb(draw, climb): _far(1)\n"
+    (tmp_path / "set_05.py").write_text(text, encoding="utf-8")
+    assert grading.private_checks(Path(".")) == tmp_path.resolve()
 
 
 def test_grading_again_depends_on_all_that_marks_depend_on(tmp_path):

@@ -7,9 +7,11 @@ import argparse
 import base64
 import contextlib
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
+import runpy
 import secrets
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from types import FunctionType
 
 import nbformat
 import torch
@@ -73,6 +76,31 @@ def fixed_part(exercise: str, sheet: Path, options: argparse.Namespace) -> bytes
     limits = [options.seed, options.seconds, options.cell_seconds, options.memory_gb]
     made.update(json.dumps([exercise, *limits, *map(version, LIBRARIES), sys.version]).encode())
     return made.digest()
+
+
+def private_checks(folder: Path) -> Path:
+    """The whole path of a folder of private checks. Raises SystemExit for one of them that would never run."""
+    sets = {path.stem for path in (ROOT / "sam_lite" / "checks").glob("set_*.py")}
+    if not (files := sorted(folder.glob("*.py"))):
+        raise SystemExit(f"--private must be a folder with files like set_05.py, and {folder} has none")
+    for path in files:
+        if path.stem not in sets:
+            raise SystemExit(
+                f"{path}: its name must be one of {', '.join(sorted(sets))}, with .py. Nothing was graded."
+            )
+        checks = vars(importlib.import_module(f"sam_lite.checks.{path.stem}"))
+        known = [name for name, one in checks.items() if hasattr(one, "points")]
+        try:
+            found = runpy.run_path(str(path), run_name="private").items()
+        except Exception as error:
+            raise SystemExit(f"{path} cannot be run: {type(error).__name__}: {error}. Nothing was graded.") from None
+        mine = [name for name, one in found if isinstance(one, FunctionType) and one.__module__ == "private"]
+        if wrong := [name for name in mine if not name.startswith("_") and name not in known]:
+            raise SystemExit(
+                f"{path}: {', '.join(wrong)} must have the name of a check of this set, {', '.join(known)}, or begin with _ "
+                "if it is a helper: it would never run. Nothing was graded."
+            )
+    return folder.resolve()
 
 
 def grade_one(one: Submission, sheet: Path, fixed: bytes, out: Path, options: argparse.Namespace, prefix: list) -> None:
@@ -147,6 +175,7 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
     defaults = {"seed": None, "private": None, "regrade": False, "due": None, "points": [], "anonymous": False}
     for name, value in defaults.items():
         setattr(options, name, getattr(options, name, value))
+    options.private = options.private and private_checks(options.private)
     for path, column in [(out / "grades.csv", "student"), *((path, "answer") for path in options.points)]:
         gradebook.table(path, column)  # stops before the work where it could not be read after it
     key = seed_of(out)

@@ -115,7 +115,9 @@ def total(checks: ModuleType, written: int) -> None:
 def _hidden(cases: Callable, draw: Draw, answers: tuple) -> None:
     """The private cases of a check, where there are some."""
     module = cases.__module__.rpartition(".")[2]
-    path = Path(os.environ.get(PRIVATE) or HERE) / f"{module}.py"
+    path = Path(given := os.environ.get(PRIVATE) or HERE) / f"{module}.py"
+    if not path.parent.is_dir():  # as a path that is not whole: a check runs in another folder than its instructor
+        raise Wrong(f"${PRIVATE} must be the whole path of a folder that is there, got {given!r}.")
     if str(path.parent) == HERE or not path.is_file():
         return
     spec = importlib.util.spec_from_file_location(f"private_{module}", path)

@@ -1,4 +1,4 @@
-"""Wrong numbers of a student's own: (name, file, right, wrong, a test that must fail)."""
+"""Wrong numbers of a student's own, and private cases that do not run: (name, file, right, wrong, a test that must fail)."""
 
 _VARIANTS, _TEST = "sam_lite/checks/variants.py", "tests/test_variants.py::test_"
 _RESULT = f"{_TEST}a_result_is_what_something_else_computes_from_the_printed_numbers"
@@ -92,5 +92,12 @@ MUTANTS = [
         "if not np.allclose(value.imag, 0,",
         "if np.allclose(value.real, np.inf,",
         "tests/test_checks.py::test_a_wrong_answer_is_described",
+    ),
+    (
+        "private cases are passed over where their folder is not found",
+        "sam_lite/checks/__init__.py",
+        "if not path.parent.is_dir():",
+        "if False:",
+        "tests/test_checks.py::test_a_case_of_the_instructor_counts_and_is_not_shown",
     ),
 ]
