@@ -12,6 +12,8 @@ import json
 import os
 import site
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -25,6 +27,7 @@ from due import ALL
 
 assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
 import confine  # noqa: E402
+import exercises  # noqa: E402
 import feedback  # noqa: E402
 import gradebook  # noqa: E402
 import grading  # noqa: E402
@@ -330,6 +333,34 @@ def test_a_private_check_may_import_and_have_helpers(tmp_path, monkeypatch):
     text = "from numpy.testing import assert_allclose\ndef _far(x): pass\ndef climb(draw, climb): _far(1)\n"
     (tmp_path / "set_05.py").write_text(text, encoding="utf-8")
     assert grading.private_checks(Path(".")) == tmp_path.resolve()
+
+
+def test_an_interrupt_ends_the_grading_and_not_after_the_whole_class(course, sheet, tmp_path, monkeypatch, capsys):
+    """One is interrupted; of the others at most the one is graded that has been taken up meanwhile."""
+    stopped, begun = threading.Event(), []
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            stopped.set()
+            super().shutdown(wait=wait)
+
+    def grade_one(one, *_):
+        begun.append(one.student)
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        assert stopped.wait(60)
+
+    monkeypatch.setattr(grading, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(grading, "grade_one", grade_one)
+    for name in ("ada", "emmy", "mia", "sofia"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        nbformat.write(sheet, tmp_path / "in" / name / "05_sam.ipynb")
+    monkeypatch.setattr(grading.grade, "__defaults__", (course,))
+    command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    assert exercises.main(command) == 130 and len(begun) <= 2
+    assert "Stopped. What is graded is kept in " in capsys.readouterr().out
+    assert not (tmp_path / "out" / "grades.csv").exists()
 
 
 def test_grading_again_depends_on_all_that_marks_depend_on(tmp_path):

@@ -78,7 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--private must be a folder with files like set_05.py, got {options.private}")
         if gone := [str(path) for path in options.points if not path.is_file()]:
             parser.error(f"--points must name tables that are there, got {', '.join(gone)}")
-        found = grading.grade(options.submissions, options.out, options)
+        try:
+            found = grading.grade(options.submissions, options.out, options)
+        except KeyboardInterrupt:
+            print(f"\nStopped. What is graded is kept in {options.out}/results: the same command goes on from there.")
+            return 130
         left = [one for one in found if not one.scores]
         print("\n".join(f"{one.file}: {one.state}" for one in left))
         print(f"{len(found) - len(left)} graded, {len(left)} not. See {options.out}/grades.csv and report.html.")

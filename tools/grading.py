@@ -195,8 +195,12 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
                 pool.submit(grade_one, one, papers[one.exercise], fixed[one.exercise], out, options, prefix)
                 for one in todo
             ]
-            for run in tqdm(runs, desc="graded", unit="notebook", disable=None):
-                run.result()
+            try:
+                for run in tqdm(runs, desc="graded", unit="notebook", disable=None):
+                    run.result()
+            except BaseException:  # an interrupt: leaving the pool would grade the rest of the class first
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     gradebook.merge(found, out / "grades.csv", options.due, written.points(options.points, found, key))
     own.remark(found)
     for one in found:
