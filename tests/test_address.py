@@ -41,10 +41,14 @@ def test_a_stamp_is_in_every_notebook_changes_with_the_next_and_leaves_nothing_b
 
 
 @pytest.mark.parametrize(
-    "wrong", ["github.com/a/b", "http://github.com/a/b", "https://github.com/a", "https://x/a b/c", ""]
+    "wrong",
+    [
+        *("github.com/a/b", "http://github.com/a/b", "https://github.com/a", "https://x/a b/c", ""),
+        *("https://github.com/a/b/tree/main", "https://gitlab.com/a/b/-/tree/main"),
+    ],
 )
 def test_what_is_no_address_is_an_error(wrong):
-    with pytest.raises(ValueError, match="the address must be https://HOST/OWNER/NAME, got"):
+    with pytest.raises(ValueError, match="the address must be https://HOST/OWNER/NAME, that of the first page"):
         address.checked(wrong)
 
 
@@ -104,7 +108,14 @@ def test_the_command_says_what_is_stamped_and_refuses_what_is_no_address(capsys,
     assert f"{HERE}, tag v1.2.3" in said and said.count("git-pull") > len(notebooks.lectures())
     with pytest.raises(SystemExit):
         address.main(["not-an-address"])
-    assert "must be https://HOST/OWNER/NAME, got 'not-an-address'" in capsys.readouterr().err
+    assert "that of the first page of the repository, got 'not-an-address'" in capsys.readouterr().err
+    for wrong, said in (
+        ([HERE, "--none"], "--none must stand alone"),
+        (["--hub", "hub.example.edu"], "--hub must be an"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            address.main(wrong)
+        assert said in capsys.readouterr().err
 
 
 def test_what_is_committed_is_stamped_alike(tmp_path):

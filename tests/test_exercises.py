@@ -651,7 +651,7 @@ def test_a_place_without_submissions_is_named(tmp_path, capsys):
         (["--cell-seconds", "0"], "it must be above 0, and finite, got 0"),
         (["--memory-gb", "inf"], "it must be above 0, and finite, got inf"),
         (["--due", "2026-11-27"], "it must have a time of day, such as 2026-11-27T23:59, got 2026-11-27"),
-        (["--due", "tomorrow"], "invalid moment value: 'tomorrow'"),
+        (["--due", "tomorrow"], "it must be a moment such as 2026-11-27T23:59, got tomorrow"),
         (["--out", __file__], "--out must be a folder, or nothing yet"),
         (["--out", "grades"], "--out must lie outside of the submissions"),
         (["--out", "../submissions"], "--out must lie outside of the submissions"),

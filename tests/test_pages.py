@@ -347,3 +347,11 @@ def test_a_file_is_no_folder_for_pages(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         pages.main()
     assert "the folder must be one, or nothing yet, got" in capsys.readouterr().err
+
+
+def test_pages_do_not_take_the_place_of_slides(monkeypatch, capsys, tmp_path):
+    (tmp_path / "reveal").mkdir()
+    monkeypatch.setattr(sys, "argv", ["pages.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        pages.main()
+    assert "must not hold slides, which have the same names" in capsys.readouterr().err

@@ -204,9 +204,20 @@ def test_nothing_runs_off_a_slide_and_all_can_be_read_from_the_last_row(name, de
     assert not faults, faults
 
 
+def test_slides_take_the_place_of_no_file_and_of_no_pages(monkeypatch, capsys, tmp_path):
+    (tmp_path / "search.html").touch()
+    for wrong, said in ((__file__, "must be one, or nothing yet"), (str(tmp_path), "must not hold pages")):
+        monkeypatch.setattr("sys.argv", ["slides.py", wrong])
+        with pytest.raises(SystemExit, match="2"):
+            slides.main()
+        assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["search.html"]
+
+
 @pytest.mark.slow
 def test_a_deck_is_printed_as_it_is_shown_with_a_page_for_each_state(tmp_path, chrome):
     index = slides.build([(pages.ROOT / "lectures" / "one.ipynb", lecture())], tmp_path, {"one": DECK})
+    (tmp_path / "mine.html").write_text("<p>A page of somebody's own, and no deck.", encoding="utf-8")
     (path,) = slides.print_pdfs(index, chrome)
     pages_of_it = re.findall(rb"/Type\s*/Page\b", path.read_bytes())
     page = chrome.new_page(viewport={"width": 1280, "height": 720})

@@ -27,8 +27,11 @@ GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
 def checked(repository: str) -> str:
     """The address without what need not be there. Raises ValueError for one that names no repository."""
     plain = re.sub(r"(\.git)?/*$", "", repository.strip())
-    if not re.fullmatch(r"https://[\w.-]+(:\d+)?(/[\w.~-]+){2,}", plain):
-        raise ValueError(f"the address must be https://HOST/OWNER/NAME, got {repository!r}; copy it from the browser")
+    inside = "/-/" in plain or (plain.startswith("https://github.com/") and not GITHUB.fullmatch(plain))
+    if inside or not re.fullmatch(r"https://[\w.-]+(:\d+)?(/[\w.~-]+){2,}", plain):
+        raise ValueError(
+            f"the address must be https://HOST/OWNER/NAME, that of the first page of the repository, got {repository!r}"
+        )
     return plain
 
 
@@ -89,6 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--none", action="store_true", help="take the address out")
     parser.add_argument("--hub", help="address of a JupyterHub with nbgitpuller")
     options = parser.parse_args(arguments)
+    if options.address and options.none:
+        parser.error(f"--none must stand alone, got the address {options.address} beside it")
+    if options.hub and not re.match("https?://", options.hub):
+        parser.error(f"--hub must be an address such as https://hub.example.edu, got {options.hub}")
     if options.address or options.none:
         try:
             changed = stamp("" if options.none else checked(options.address))

@@ -21,7 +21,10 @@ from notebooks import ROOT
 
 def moment(text: str) -> datetime:
     """A date with a time: without one it would be midnight, at the day's beginning, and all of that day be late."""
-    found = datetime.fromisoformat(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it must be a moment such as 2026-11-27T23:59, got {text}") from None
     if not re.search(r"\d[^\d-]\d", text):
         raise argparse.ArgumentTypeError(f"it must have a time of day, such as {found:%Y-%m-%d}T23:59, got {text}")
     return found

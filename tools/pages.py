@@ -413,12 +413,19 @@ def committed() -> tuple[list[Page], list[Page], list[Page]]:
     return read(notebooks.lectures()), read(blank), read(notebooks.controls())
 
 
+def fit(folder: Path, others: str, sign: str, parser: argparse.ArgumentParser) -> Path:
+    """The folder, if it can be written to and has no others of the same names, by a sign of which they are known."""
+    if folder.exists() and not folder.is_dir():
+        parser.error(f"the folder must be one, or nothing yet, got {folder}")
+    if (folder / sign).exists():
+        parser.error(f"the folder must not hold {others}, which have the same names, got {folder}; take another one")
+    return folder
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "_site")
-    folder = parser.parse_args().folder
-    if folder.exists() and not folder.is_dir():
-        parser.error(f"the folder must be one, or nothing yet, got {folder}")
+    folder = fit(parser.parse_args().folder, "slides", "reveal", parser)
     lectures, exercises, controls = committed()
     print(f"Pages to read: {build(lectures, folder, exercises, controls).resolve()}")
     return 0

@@ -271,7 +271,8 @@ def contents(titles: dict[str, str], decks: dict[str, list[Slide]]) -> str:
 def print_pdfs(index: Path, chromium) -> list[Path]:
     """A PDF beside each deck, with a page for each state of a slide. chromium: Playwright's `Browser`."""
     page, made = chromium.new_page(), []
-    for path in sorted(set(index.parent.glob("*.html")) - {index}):
+    decks = (path for path in index.parent.glob("*.html") if "reveal/reveal.js" in path.read_text(encoding="utf-8"))
+    for path in sorted(decks):
         page.goto(f"{path.resolve().as_uri()}?print-pdf")
         page.wait_for_function("Reveal.isReady() && document.querySelector('.pdf-page')")
         made.append(path.with_suffix(".pdf"))
@@ -285,7 +286,8 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=pages.ROOT / "_slides")
     parser.add_argument("--pdf", action="store_true", help="print each deck to a PDF, too")
     arguments = parser.parse_args()
-    index = build(pages.committed()[0], arguments.folder)
+    folder = pages.fit(arguments.folder, "pages", "search.html", parser)
+    index = build(pages.committed()[0], folder)
     if arguments.pdf and browser.CHROMIUM is None:
         print("No PDFs: they need Chromium (apt-get install chromium)")
     elif arguments.pdf:
