@@ -246,9 +246,45 @@ def test_a_byte_of_difference_a_missing_and_an_orphaned_notebook_are_found(cours
     other = folder / "exercises" / "02_gone"
     other.mkdir()
     shutil.copy(folder / "solutions" / "01_two" / "01_two.ipynb", other / "02_gone.ipynb")
-    assert "02_gone: it has no solution" in faults(good_set(), build=False)
+    assert "02_gone: it has no solution; delete it, or move it elsewhere" in faults(good_set(), build=False)
     assignments.build(folder)
     assert assignments.check(folder) == [] and not other.exists()
+
+
+def test_building_takes_nobody_s_answers_and_notes(course):
+    folder, faults = course
+    faults(good_set())
+    sheet, gone = (folder / "exercises" / name / f"{name}.ipynb" for name in ("01_two", "02_gone"))
+    gone.parent.mkdir()
+    answered = good_set()
+    answered.cells[1].execution_count = 1
+    for mine in (gone, notes := sheet.with_name("notes.ipynb")):
+        nbformat.write(answered, mine)
+    assignments.build(folder)
+    assert gone.is_file() and notes.is_file()
+    nbformat.write(answered, sheet)
+    before = sheet.read_bytes()
+    with pytest.raises(
+        SystemExit, match="01_two.ipynb has been run, so it may hold somebody's answers: move it elsewhere"
+    ):
+        assignments.build(folder)
+    assert sheet.read_bytes() == before
+
+
+def test_a_copy_and_a_damaged_notebook_among_the_solutions_are_named(course):
+    """JupyterLab makes copies beside a set; a merge leaves its marks in one."""
+    folder, faults = course
+    faults(good_set())
+    copy = folder / "solutions" / "01_two" / "01_two-Copy1.ipynb"
+    nbformat.write(good_set(), copy)
+    assert [path.name for path in assignments.build(folder)] == ["01_two.ipynb"]
+    assert assignments.check(folder) == [
+        "01_two-Copy1: a set is solutions/NAME/NAME.ipynb; rename it, or move it elsewhere"
+    ]
+    copy.with_name("01_two.ipynb").write_text("<<<<<<< HEAD\n{}", encoding="utf-8")
+    for command in (assignments.check, assignments.build):
+        with pytest.raises(SystemExit, match="01_two.ipynb is no notebook that can be read: .*; repair it first"):
+            command(folder)
 
 
 # ---------------------------------------------------------------- the graders, graded

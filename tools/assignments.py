@@ -21,15 +21,25 @@ from nbgrader.preprocessors import (
 )
 from traitlets.config import PyFileConfigLoader
 
-from notebooks import ROOT, dumps
+from notebooks import ROOT, dumps, write
 
 BETWEEN = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", re.DOTALL)
 HIDDEN = re.compile(r"^[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*\n?", re.DOTALL | re.MULTILINE)
 
 
 def source_of(root: Path = ROOT) -> list[Path]:
-    """The solution notebooks, in order."""
-    return sorted(root.glob("solutions/*/*.ipynb"))
+    """The solution notebooks, in order: NAME/NAME.ipynb, and no copy or draft beside it."""
+    return sorted(path for path in root.glob("solutions/*/*.ipynb") if path.stem == path.parent.name)
+
+
+def read(path: Path) -> NotebookNode:
+    """A notebook. Raises SystemExit with its name if it cannot be read, as after a merge with conflicts."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # whatever a damaged file makes nbformat raise
+        raise SystemExit(
+            f"{path} is no notebook that can be read: {type(error).__name__}: {str(error)[:200]}; repair it first"
+        ) from None
 
 
 def settings():
@@ -50,21 +60,27 @@ def blank(solution: NotebookNode, hidden: bool = False) -> NotebookNode:
 
 
 def build(root: Path = ROOT) -> list[Path]:
-    """Write exercises/ anew; what has no solution any more goes."""
+    """Write exercises/ anew; a blank notebook that has no solution any more goes. What is not its own work stays."""
     written = []
     for path in source_of(root):
-        solution = nbformat.read(path, as_version=4)
-        if hinders := next(_hindrances(solution), None):
-            raise SystemExit(f"{path.stem}: {hinders}; nothing more is built")
+        solution = read(path)
         target = root / "exercises" / path.relative_to(root / "solutions")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(dumps(blank(solution)), encoding="utf-8", newline="\n")
+        if hinders := next(_hindrances(solution), "") or _worked_in(target):
+            raise SystemExit(f"{path.stem}: {hinders}; nothing more is built")
+        write(target, dumps(blank(solution)))
         written.append(target)
     for old in set(root.glob("exercises/*/*.ipynb")) - set(written):
-        old.unlink()
-        if not any(old.parent.iterdir()):
-            old.parent.rmdir()
+        if old.stem == old.parent.name and not _worked_in(old):
+            old.unlink()
+            if not any(old.parent.iterdir()):
+                old.parent.rmdir()
     return written
+
+
+def _worked_in(path: Path) -> str:
+    """Why a notebook in exercises/ must not be written over, or nothing."""
+    ran = path.is_file() and any(cell.get("outputs") or cell.get("execution_count") for cell in read(path).cells)
+    return f"{path} has been run, so it may hold somebody's answers: move it elsewhere, or delete it" if ran else ""
 
 
 # ---------------------------------------------------------------- what must hold of a set
@@ -96,7 +112,7 @@ def asks_name(cell: NotebookNode) -> str:
 
 def faults(path: Path, root: Path = ROOT) -> Iterator[str]:
     """What is wrong with one set; nothing if it can be handed out."""
-    solution = nbformat.read(path, as_version=4)
+    solution = read(path)
     if hinders := list(_hindrances(solution)):
         yield from hinders
         return
@@ -163,4 +179,9 @@ def check(root: Path = ROOT) -> list[str]:
     paths = source_of(root)
     found = [f"{path.stem}: {fault}" for path in paths for fault in faults(path, root)]
     known = {root / "exercises" / path.relative_to(root / "solutions") for path in paths}
-    return found + [f"{old.stem}: it has no solution" for old in set(root.glob("exercises/*/*.ipynb")) - known]
+    more = set(root.glob("exercises/*/*.ipynb")) - known
+    found += [f"{old.stem}: it has no solution; delete it, or move it elsewhere" for old in sorted(more)]
+    drafts = sorted(set(root.glob("solutions/*/*.ipynb")) - set(paths))
+    return found + [
+        f"{old.stem}: a set is solutions/NAME/NAME.ipynb; rename it, or move it elsewhere" for old in drafts
+    ]

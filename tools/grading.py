@@ -33,7 +33,7 @@ import own
 import platforms
 import similar
 import written
-from assignments import blank, role
+from assignments import blank, read, role, source_of
 from notebooks import ROOT, write
 from submissions import Submission, collect
 
@@ -47,7 +47,7 @@ def sheets(exercises: Sequence[str], folder: Path, root: Path = ROOT) -> dict[st
     """exercise -> the sheet as it is graded: no solutions, and the checks of `solutions/` with their hidden tests."""
     found = {}
     for name in exercises:
-        solution = nbformat.read(_solution(name, root), as_version=4)
+        solution = read(_solution(name, root))
         found[name] = folder / f"{name}.ipynb"
         nbformat.write(blank(solution, hidden=True), found[name])
     return found
@@ -59,7 +59,7 @@ def _solution(exercise: str, root: Path) -> Path:
 
 def _known(exercise: str, root: Path) -> tuple[set[str], set[str]]:
     """The grade ids of a set, and the code of its published solution."""
-    cells = nbformat.read(_solution(exercise, root), as_version=4).cells
+    cells = read(_solution(exercise, root)).cells
     ids = {cell.metadata.nbgrader.grade_id for cell in cells if role(cell) != "given"}
     return ids, {cell.source.strip() for cell in cells if role(cell) == "code"}
 
@@ -180,7 +180,7 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
         gradebook.table(path, column)  # stops before the work where it could not be read after it
     key = seed_of(out)
     options.seed = key if options.seed is None else options.seed
-    exercises = sorted(path.stem for path in root.glob("solutions/*/*.ipynb"))
+    exercises = [path.stem for path in source_of(root)]
     known = {name: _known(name, root) for name in exercises}
     found = collect(place, exercises, *({name: both[i] for name, both in known.items()} for i in (0, 1)))
     todo = [one for one in found if one.state == "graded"]
@@ -209,7 +209,7 @@ def grade(place: Path, out: Path, options: argparse.Namespace, root: Path = ROOT
             write(out / "feedback" / one.exercise / f"{one.student}.html", page)
     published = {}
     for exercise in papers:
-        solution = nbformat.read(_solution(exercise, root), as_version=4)
+        solution = read(_solution(exercise, root))
         published[exercise] = similar.runs(cell.source for cell in solution.cells if role(cell) == "code")
         page = written.page(exercise, found, solution, key, anonymous=options.anonymous)
         write(out / "written" / f"{exercise}.html", page)
