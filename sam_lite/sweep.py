@@ -82,7 +82,7 @@ def run(
                 try:
                     if not isinstance(made, BaseException):
                         tables.write(_table(made, missing[name]), folder / name)
-                except (ValueError, TypeError, RuntimeError) as error:
+                except ValueError as error:
                     made = error
                 if isinstance(made, BaseException):
                     failed[name] = made
@@ -177,7 +177,7 @@ def _table(found: object, job: tables.Job) -> pd.DataFrame:
         )
     table.attrs = {}  # of its maker's, which no file could keep
     for name, value in job.items():
-        if name in table and not all(x == value or (x != x and value != value) for x in table[name]):
+        if name in table and not all(_same(x, value) for x in table[name]):
             what = f"work returned a column {name!r} that differs from the job's {name}={value!r}; give it another name"
             raise ValueError(what)
     table = table.drop(columns=[name for name in job if name in table])
@@ -188,6 +188,14 @@ def _table(found: object, job: tables.Job) -> pd.DataFrame:
         if all(isinstance(x, Integral) and not isinstance(x, bool) for x in there) and _large(there, 2**63):
             table[name] = table[name].astype("Int64")
     return table
+
+
+def _same(x: Any, value: Any) -> bool:
+    """Whether both are one value, or missing; where no answer is to be had, as of an array or of pd.NA, they are not."""
+    try:
+        return bool(x == value or (x != x and value != value))
+    except (ValueError, TypeError, RuntimeError):
+        return False
 
 
 def _large(values: Iterable, below: float = float("inf")) -> bool:

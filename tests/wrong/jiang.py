@@ -510,10 +510,10 @@ MUTANTS = [
         "tests/test_sweep.py::test_what_work_may_not_return_names_the_job",
     ),
     (
-        "any error in a table ends a sweep",
+        "many numbers in the place of a setting end a sweep",
         "sam_lite/sweep.py",
-        "except (ValueError, TypeError, RuntimeError) as error:",
-        "except ValueError as error:",
+        "except (ValueError, TypeError, RuntimeError):\n        return False",
+        "except ValueError:\n        return False",
         "tests/test_sweep.py::test_what_work_may_not_return_names_the_job",
     ),
     (
