@@ -77,7 +77,7 @@ def _layers(model: nn.Module) -> dict[str, str]:
 def save(path: Path, settings: dict, parts: dict, generators: list, rows: list[dict], sample: Tensor | None) -> None:
     """Write the states of `parts` (model, optimizer) and generators, the rows recorded so far, and a sample of outputs.
 
-    Raises ValueError for a state that could not be read again; the file that was there stays.
+    Raises ValueError for a state that could not be read again, OSError on a full disk; the file that was there stays.
     """
     path = Path(os.path.realpath(path))  # a link stays, and what it leads to is written
     states = {name: _plain(part.state_dict()) for name, part in parts.items()}
@@ -94,6 +94,9 @@ def save(path: Path, settings: dict, parts: dict, generators: list, rows: list[d
             f"checkpoint {path} can hold numbers, words and tensors, but a state of the {', '.join(parts)} has others, "
             f"which could not be read again: {error}"
         ) from error
+    except RuntimeError as error:  # what torch makes of a full disk, or of a folder that is gone
+        remedy = "free some space, or make its folder again, and the same call goes on"
+        raise OSError(f"checkpoint {path} cannot be written; {remedy}: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 

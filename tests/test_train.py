@@ -854,6 +854,15 @@ def test_a_crash_while_writing_keeps_the_old_file(data, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(records, again.records, check_exact=True)
 
 
+def test_a_file_that_cannot_be_written_is_named_with_the_remedy(data, tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    record = lambda step, model: folder.rmdir() if step == 3 else {}  # noqa: E731
+    with pytest.raises(OSError, match=r"run.pt cannot be written; free some space, or make its folder again") as lost:
+        run(folder / "run.pt", data, "adam", record=lambda step, model: record(step, model) or {})
+    assert lost.value.so_far.records["step"].tolist() == [3]
+
+
 def test_a_checkpoint_of_other_settings(data, tmp_path):
     path = tmp_path / "run.pt"
     run(path, data, "momentum", steps=6)

@@ -929,6 +929,13 @@ MUTANTS = [
         "tests/test_train.py::test_another_method_is_refused_wherever_its_settings_are_kept",
     ),
     (
+        "a full disk in the words of torch",
+        "sam_lite/checkpoint.py",
+        "except RuntimeError as error:  # what torch",
+        "except ZeroDivisionError as error:  # what torch",
+        "tests/test_train.py::test_a_file_that_cannot_be_written_is_named_with_the_remedy",
+    ),
+    (
         "items as if there were none",
         _DESCRIBE,
         "filter(None, kept[3:5])",
