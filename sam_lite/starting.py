@@ -96,10 +96,10 @@ def outputs_of(model: nn.Module, data: Data, start: Params, batch_size: int, cri
     """The stacked forward pass, after a check that `criterion` takes its outputs."""
     outputs, first = stacked.forward(model), {name: p[:1] for name, p in start.items()}
     x, y = data.x_train[:batch_size], data.y_train[:batch_size]
-    with torch.no_grad():
+    with pure.untouched(model), torch.no_grad():
         for name, rows in (("x", x), ("x_test", data.x_test[:2])):
             try:
-                outputs(first, rows[None])
+                model(rows.clone())  # whose own error names shapes
             except RuntimeError as error:
                 raise floats(rows, error, name) from error
         out = outputs(first, x[None])

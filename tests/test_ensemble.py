@@ -910,6 +910,13 @@ def test_integers_that_a_model_does_not_take_are_named(make):
         train_ensemble(make, raw, seeds=[0], batch_size=8, lr=0.1, steps=5)
 
 
+@pytest.mark.parametrize("change", [lambda x: x.view(-1, 1, 2, 3), lambda x: x[:, :5]], ids=["images", "too few"])
+def test_data_that_a_chain_of_layers_does_not_take_are_named_as_by_the_model_alone(change):
+    x, x_test = change(cloud().x_train), change(cloud().x_test)
+    with pytest.raises(RuntimeError, match=r"shapes cannot be multiplied \((16x3|8x5) and 6x8\)"):
+        train_ensemble(MAKE, cloud()._replace(x_train=x, x_test=x_test), seeds=[0], batch_size=8, lr=0.1, steps=5)
+
+
 def test_buffers_that_differ_by_seed_are_refused():
     make = lambda: Functional(lambda m, out: out + m.seen)  # noqa: E731
 

@@ -936,6 +936,13 @@ MUTANTS = [
         "tests/test_train.py::test_a_file_that_cannot_be_written_is_named_with_the_remedy",
     ),
     (
+        "images for a chain of layers, in the words of a batched product",
+        _STARTING,
+        "model(rows.clone())",
+        "outputs(first, rows[None])",
+        "tests/test_ensemble.py::test_data_that_a_chain_of_layers_does_not_take_are_named_as_by_the_model_alone",
+    ),
+    (
         "items as if there were none",
         _DESCRIBE,
         "filter(None, kept[3:5])",
