@@ -18,7 +18,7 @@ from torch.func import vmap
 
 from sam_lite import hessian, landscape, stacked
 from sam_lite.data import Data, load
-from sam_lite.ensemble import train_ensemble
+from sam_lite.ensemble import Ensemble, train_ensemble
 from sam_lite.models import build, mlp
 from sam_lite.params import Params, loss_of, member, params_of, stack
 
@@ -62,12 +62,19 @@ def training(batch_size: int, lr: float, steps: int, *, order: int = 0) -> Itera
         some, start = min(piece, steps - done), {name: p[left] for name, p in params.items()}
         plan: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "steps": some, "stop_loss": ENOUGH}
         run = train_ensemble(make, data(), seeds=draws, start=start, **plan)
+        _refuse_part(run)
         for name, p in params.items():
             p[left] = run.params[name]
         left = [i for i, status in zip(left, run.table["status"], strict=True) if status == "steps"]
         yield (done + some) / steps, params
         if not left:
             return
+
+
+def _refuse_part(run: Ensemble) -> None:
+    """An interrupt, which `train_ensemble` takes for an end, goes on here: half-trained networks are no result."""
+    if "stopped" in run.table["status"].tolist():
+        raise KeyboardInterrupt
 
 
 def measured(params: Params, reference: Params) -> dict[str, np.ndarray]:
@@ -120,6 +127,7 @@ def rho_cells(rhos: Sequence[float] = RHOS) -> dict[str, np.ndarray]:
         steps=4000,
         stop_loss=ENOUGH,
     )
+    _refuse_part(run)
     loss, surfaces = loss_of(build(make, 0), data().x_train, data().y_train), []
     for i in range(0, len(pairs), len(SEEDS)):
         params = member(run.params, i)

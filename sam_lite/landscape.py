@@ -76,11 +76,11 @@ def random_directions(params: Params, seed: int, *, vectors: str = "zero") -> tu
     and norm layers, which have one axis at most: "zero" (they stay, as in the paper) or "scale" (each is one filter).
     Scaling makes random directions less orthogonal; the cosine says how much.
     """
+    require.precision(params)
     if vectors not in ("zero", "scale"):
         raise ValueError(f"vectors must be 'zero' or 'scale', got {vectors!r}")
     if vectors == "zero" and all(w.ndim < 2 for w in params.values()):
         raise ValueError("params must have a filter to move, got vectors only; use vectors='scale'")
-    require.precision(params)
     generator = torch.Generator().manual_seed(require.whole("seed", seed, least=0, most=2**63 - 1))
 
     def draw(w: Tensor) -> Tensor:
@@ -109,6 +109,7 @@ def _numbers(name: str, values: Iterable[float]) -> list[float]:
 
 
 def _check_repeats(loss: Loss, params: Params, *others: Params) -> None:
+    require.loss_function(loss)
     for name, p in (item for each in (params, *others) for item in each.items()):
         require.constant(f"the weights {name!r}", p)
     if not getattr(loss, "checked", False) and pure.repeated(loss, params) is None:

@@ -63,7 +63,7 @@ def measure(
 
 def capacity(params: Params) -> Measures:
     """n_params: omega (J 20). vc_dimension: omega d log2(omega), to a constant (Bartlett et al. 2019)."""
-    like, size = next(iter(params.values())), count(params)
+    size, like = count(params), next(iter(params.values()))
     return {
         "n_params": like.new_tensor(size),
         "vc_dimension": like.new_tensor(size * len(matrices(params)) * math.log2(size)),

@@ -24,7 +24,7 @@ def noise(
     size: n_params if not given. NumPy draws, so the numbers are the same on every device, and under vmap, where torch
     refuses to draw. name: the caller's argument, which the ValueError for a wrong number or size of rows is about.
     """
-    like, size = next(iter(params.values())), count(params) if size is None else size
+    like, size = next(iter(require.parameters(params).values())), count(params) if size is None else size
     if not isinstance(rows, Tensor) or rows.ndim == 0:
         remedy = "give rows as a tensor, by torch.as_tensor" if hasattr(rows, "__len__") else ""
         rows, seed = require.whole(name, rows, remedy=remedy), require.whole("seed", seed, least=0)

@@ -39,7 +39,7 @@ def params_of(model: nn.Module) -> Params:
 def load_params(model: nn.Module, params: Params) -> nn.Module:
     """Copy `params` into `model` in place and return the model."""
     own = dict(model.named_parameters())
-    if own.keys() != params.keys():
+    if own.keys() != require.parameters(params).keys():
         raise ValueError(f"params must have the names of the model, {sorted(own)}, got {sorted(params)}")
     for name, p in own.items():
         _check_shape(name, params[name], p.shape)
@@ -76,7 +76,7 @@ def loss_of(
     modes = [(module, module.training) for module in model.modules()]
 
     def loss(params: Params) -> Tensor:
-        if not params or not shapes.keys() >= params.keys():
+        if not require.parameters(params) or not shapes.keys() >= params.keys():
             raise require.error(
                 "params", f"of the model, {sorted(shapes)}", sorted(params), "params_of(model) gives them"
             )
@@ -113,7 +113,7 @@ def shares(losses: Losses) -> list[tuple[Loss, float]]:
     given alone must therefore be of equal size; a criterion of one's own is taken for a mean over points.
     Raises ValueError if they are not, if there are no losses, and for a size that is not positive.
     """
-    if callable(losses):
+    if callable(losses) or losses is None or isinstance(losses, Tensor):
         return [(losses, 1.0)]
     if not (losses := list(losses)):
         raise require.error("the number of losses", "at least 1", 0)
@@ -176,19 +176,19 @@ def stack(members: Sequence[Params]) -> Params:
 
 def check_alike(params: Params, name: str, other: Params) -> None:
     """ValueError unless `other`, the argument called `name`, has the names and shapes of `params`."""
-    shapes, others = ({key: tuple(p.shape) for key, p in each.items()} for each in (params, other))
+    shapes, others = ({key: tuple(p.shape) for key, p in require.parameters(each).items()} for each in (params, other))
     if shapes != others:
         raise ValueError(f"{name} must have the names and shapes {shapes}, got {others}")
 
 
 def member(params: Params, i: int) -> Params:
     """Model number `i` of an ensemble (views, no copies)."""
-    return {name: p[i] for name, p in params.items()}
+    return {name: p[i] for name, p in require.parameters(params).items()}
 
 
 def to_vector(params: Params) -> Tensor:
     """All entries in one vector, (n_params,), in the order of the dict."""
-    return torch.cat([p.reshape(-1) for p in params.values()])
+    return torch.cat([p.reshape(-1) for p in require.parameters(params).values()])
 
 
 def from_vector(vector: Tensor, like: Params) -> Params:
@@ -211,7 +211,7 @@ def room(space: Space | None, key: object, like: Tensor) -> Tensor | None:
 
 def count(params: Params) -> int:
     """Number of scalar parameters of one model."""
-    return sum(p.numel() for p in params.values())
+    return sum(p.numel() for p in require.parameters(params).values())
 
 
 def add(params: Params, direction: Params, scale: float | Tensor = 1.0) -> Params:

@@ -212,6 +212,7 @@ def check(loss: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]
     A loss from `loss_of` was checked when it was made (`loss.checked`).
     """
     require.measured(params)
+    require.loss_function(loss)
     if not getattr(loss, "checked", False):
         value = repeated(loss, params)
         if not (isinstance(value, Tensor) and value.ndim == 0):

@@ -89,9 +89,22 @@ def constant(name: str, value: Tensor) -> None:
         value = functorch.get_unwrapped(value)
 
 
+def parameters(params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The same; ValueError for what is no dict, such as a model in the place of its parameters."""
+    if not isinstance(params, Mapping):
+        raise error("params", "a dict of tensors, name -> (*shape)", type(params).__name__, "give params_of(model)")
+    return params
+
+
+def loss_function(loss: object) -> None:
+    """Raise ValueError for what is no function of parameters, such as a model in the place of its loss."""
+    if not callable(loss) or isinstance(loss, torch.nn.Module) and any(True for _ in loss.parameters()):
+        raise error("loss", "a function of params", type(loss).__name__, "give loss_of(model, x, y)")
+
+
 def precision(params: Mapping[str, Tensor]) -> None:
-    """Raise ValueError for no parameters, and for types other than float32 and float64: rounding would hide differences."""
-    if not params:
+    """Raise ValueError for an empty dict or none, and for types other than float32 and float64: rounding hides differences."""
+    if not parameters(params):
         raise error("params", "at least one tensor", params)
     for name, p in params.items():
         if p.dtype not in (torch.float32, torch.float64):
@@ -114,7 +127,7 @@ def measured(params: Mapping[str, Tensor]) -> None:
 
 def same_names(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     """Raise ValueError for names that one of two sets of parameters lacks: a sum over the rest would be another one."""
-    if one.keys() != other.keys():
+    if parameters(one).keys() != parameters(other).keys():
         raise error("two sets of parameters", "of the same names", f"{sorted(one)} and {sorted(other)}")
 
 

@@ -49,6 +49,7 @@ def sam_gradient(loss: Loss, params: Params, rho: Radius, *, ascent: Ascent = as
     """
     rho = require.number("rho", rho, least=0)
     require.precision(params)
+    require.loss_function(loss)
     states = pure.random_states(params.values())
     grads, value = grad_and_value(pure.differentiable(loss))(params)
     require.dense(grads.values())
@@ -70,7 +71,7 @@ def m_sam_gradient(
     Returns the mean of the chunks' `sam_gradient` and of their losses at w. Chunks of equal size are faster mapped:
     `vmap(lambda x, y: sam_gradient(lambda p: f(p, x, y), params, rho))(xs, ys)`.
     """
-    grads, value = {name: torch.zeros_like(p) for name, p in params.items()}, 0.0
+    grads, value = {name: torch.zeros_like(p) for name, p in require.parameters(params).items()}, 0.0
     for loss, share in shares(list(zip(losses, sizes, strict=True)) if len(sizes) else losses):
         g, v = sam_gradient(loss, params, rho, ascent=ascent)
         grads, value = add(grads, g, share), value + v * share

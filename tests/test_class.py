@@ -5,7 +5,7 @@ import csv
 
 import pytest
 
-pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
+pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e '.[instructor]'")
 import a_class  # noqa: E402
 
 import confine  # noqa: E402

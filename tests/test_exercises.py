@@ -19,7 +19,7 @@ import pytest
 from conftest import CODE
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
+assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e '.[instructor]'")
 import nbgraded  # noqa: E402
 
 import confine  # noqa: E402

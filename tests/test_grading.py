@@ -25,7 +25,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from due import ALL
 
-assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
+assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e '.[instructor]'")
 import confine  # noqa: E402
 import exercises  # noqa: E402
 import feedback  # noqa: E402

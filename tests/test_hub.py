@@ -24,8 +24,8 @@ import nbformat
 import pytest
 from test_install import environment, sh
 
-psutil = pytest.importorskip("psutil", reason="psutil is missing: pip install -e .[instructor]")
-assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
+psutil = pytest.importorskip("psutil", reason="psutil is missing: pip install -e '.[instructor]'")
+assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e '.[instructor]'")
 import browser  # noqa: E402
 from notebooks import ROOT  # noqa: E402
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import vmap
 from torch.nn.utils import parameters_to_vector
 
+from sam_lite import hessian, landscape, measures, sam, sharpness
 from sam_lite import params as P
 
 
@@ -434,3 +435,51 @@ def test_sums_products_and_norms_are_those_of_the_vectors():
 def test_losses_may_come_in_any_row():
     for row in (np.array([net, net]), iter([net, net]), (net, net)):
         assert [share for _, share in P.shares(row)] == [0.5, 0.5]
+
+
+WITH_PARAMS = {
+    "loss": lambda loss, p: loss(p),
+    "top_eigenvalues": lambda loss, p: hessian.top_eigenvalues(loss, p),
+    "hvp": hessian.hvp,
+    "dense": hessian.dense,
+    "trace": hessian.trace,
+    "spectral_density": hessian.spectral_density,
+    "worst_sharpness": lambda loss, p: sharpness.worst_sharpness(loss, p, 0.1),
+    "average_sharpness": lambda loss, p: sharpness.average_sharpness(loss, p, 0.1),
+    "box_sharpness": lambda loss, p: sharpness.box_sharpness(loss, p, 0.1),
+    "ascent_sharpness": lambda loss, p: sharpness.ascent_sharpness(loss, p, 0.1),
+    "m_sharpness": lambda loss, p: sharpness.m_sharpness([loss], p, 0.1),
+    "sam_gradient": lambda loss, p: sam.sam_gradient(loss, p, 0.1),
+    "m_sam_gradient": lambda loss, p: sam.m_sam_gradient([loss], p, 0.1),
+    "line": lambda loss, p: landscape.line(loss, p, p, [0.0, 1.0]),
+    "plane": lambda loss, p: landscape.plane(loss, p, p, p, [0.0], [1.0]),
+    "random_directions": lambda loss, p: landscape.random_directions(p, seed=0),
+    "capacity": lambda loss, p: measures.capacity(p),
+    "norm": lambda loss, p: P.norm(p),
+    "add": lambda loss, p: P.add(p, p),
+    "stack": lambda loss, p: P.stack([p]),
+    "member": lambda loss, p: P.member(p, 0),
+}
+NO_LOSS = {"loss", "random_directions", "capacity", "norm", "add", "stack", "member"}  # that they are given
+
+
+@pytest.mark.parametrize("name", WITH_PARAMS)
+def test_a_model_in_the_place_of_its_parameters_is_named_with_the_remedy(name):
+    model = nn.Linear(3, 2)
+    loss = P.loss_of(model, torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))
+    for odd in (model, list(model.parameters()), model.named_parameters()):
+        kind = type(odd).__name__
+        with pytest.raises(ValueError, match=rf"^params must be a dict .* got '{kind}'; give params_of\(model\)$"):
+            WITH_PARAMS[name](loss, odd)
+
+
+@pytest.mark.parametrize("name", sorted(WITH_PARAMS.keys() - NO_LOSS))
+def test_a_model_or_a_number_in_the_place_of_a_loss_is_named_with_the_remedy(name):
+    """A model can be called, and PyTorch's words would be about the inputs of its first layer."""
+    model = nn.Linear(3, 2)
+    loss = P.loss_of(model, torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))
+    listed = "^losses must be functions of params, alone or in pairs"
+    for odd in (model, loss(P.params_of(model))):
+        alone = rf"^loss must be a function of params, got '{type(odd).__name__}'; give loss_of\(model, x, y\)$"
+        with pytest.raises(ValueError, match=listed if name.startswith("m_") and odd is not model else alone):
+            WITH_PARAMS[name](odd, P.params_of(model))

@@ -29,6 +29,7 @@ from sam_lite import (
     toys,
     widgets,
 )
+from sam_lite.ensemble import train_ensemble
 from sam_lite.sam import sam_gradient
 
 
@@ -440,6 +441,22 @@ def test_what_an_explorer_cannot_show_is_named():
         explore_networks.batch_explorer("steps")
     with pytest.raises(ValueError, match="table must be one of `measures.load_study`, got 'none of status, trace'"):
         explore_measures.measure_explorer(small_study().drop(columns=["status", "trace"]))
+
+
+def test_a_training_that_an_interrupt_ended_is_no_part_of_a_grid(monkeypatch):
+    """`train_ensemble` returns what it has, which was recorded, and drawn as the live run of an explorer."""
+
+    def interrupted(*args, **settings):
+        def schedule(step):
+            raise KeyboardInterrupt
+
+        return train_ensemble(*args, **settings, schedule=schedule)
+
+    monkeypatch.setattr(grids, "train_ensemble", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        list(grids.training(100, 0.1, 20))
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        grids.rho_cells([0.02])
 
 
 def test_grids_leave_the_global_generator_alone():

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e .[instructor]")
+assignments = pytest.importorskip("assignments", reason="nbgrader is missing: pip install -e '.[instructor]'")
 import feedback  # noqa: E402
 import gradebook  # noqa: E402
 import judging  # noqa: E402

@@ -323,7 +323,7 @@ MUTANTS = [
     (
         "measures inside autocast",
         _PURE,
-        "require.measured(params)\n    if not getattr",
+        "require.measured(params)\n    require.loss_function(loss)\n    if not getattr",
         "require.precision(params)\n    if not getattr",
         "tests/test_hessian.py::test_inside_autocast_float32_is_refused_and_float64_is_as_outside",
     ),
@@ -445,5 +445,19 @@ MUTANTS = [
         "require.precision(params)\n    generator",
         "generator",
         "tests/test_landscape.py::test_directions_refuse_what_cannot_move",
+    ),
+    (
+        "a model in the place of its parameters",
+        _REQUIRE,
+        "if not isinstance(params, Mapping):",
+        "if params is None:",
+        "tests/test_params.py::test_a_model_in_the_place_of_its_parameters_is_named_with_the_remedy",
+    ),
+    (
+        "a model in the place of its loss",
+        _REQUIRE,
+        "if not callable(loss) or isinstance(loss, torch.nn.Module) and any(True for _ in loss.parameters()):",
+        "if not callable(loss):",
+        "tests/test_params.py::test_a_model_or_a_number_in_the_place_of_a_loss_is_named_with_the_remedy",
     ),
 ]

@@ -318,4 +318,11 @@ MUTANTS = [
         "add(params, direction, by)",
         "tests/test_landscape.py::test_what_has_no_part_spoils_nothing",
     ),
+    (
+        "half-trained networks in a grid",
+        "sam_lite/grids.py",
+        'if "stopped" in run.table["status"].tolist():',
+        "if False:",
+        "tests/test_widgets.py::test_a_training_that_an_interrupt_ended_is_no_part_of_a_grid",
+    ),
 ]

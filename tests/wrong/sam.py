@@ -525,7 +525,7 @@ MUTANTS = [
     (
         "parameters of another model accepted",
         _PARAMS,
-        "if not params or not shapes.keys() >= params.keys():",
+        "if not require.parameters(params) or not shapes.keys() >= params.keys():",
         "if not params:",
         _UNTOUCHED + "some_of_the_parameters_are_enough_and_none_of_them_are_not",
     ),
@@ -602,7 +602,7 @@ MUTANTS = [
     (
         "names that one side lacks are left out of a sum",
         "sam_lite/require.py",
-        "if one.keys() != other.keys():",
+        "if parameters(one).keys() != parameters(other).keys():",
         "if not one.keys() <= other.keys():",
         "tests/test_params.py::test_names_that_one_side_lacks_are_not_left_out_of_a_sum",
     ),
