@@ -442,15 +442,15 @@ MUTANTS = [
     (
         "a direction for a counter",
         "sam_lite/landscape.py",
-        "require.precision(params)\n    generator",
-        "generator",
+        "require.precision(params)\n    if vectors",
+        "if vectors",
         "tests/test_landscape.py::test_directions_refuse_what_cannot_move",
     ),
     (
-        "a model in the place of its parameters",
+        "a model in the place of its parameters, without the remedy",
         _REQUIRE,
-        "if not isinstance(params, Mapping):",
-        "if params is None:",
+        'type(params).__name__, "give params_of(model)")',
+        "type(params).__name__)",
         "tests/test_params.py::test_a_model_in_the_place_of_its_parameters_is_named_with_the_remedy",
     ),
     (
