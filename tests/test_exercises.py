@@ -82,6 +82,7 @@ def test_the_running_total_of_a_set_adds_up_the_points_that_its_cells_give(path)
 
 
 @pytest.mark.slow
+@pytest.mark.when_changed(*CODE, "solutions/05_sam", "exercises/05_sam", "nbgrader_config.py", "INSTRUCTORS.md")
 def test_the_commands_for_nbgrader_that_need_no_hub(tmp_path):
     guide = (ROOT / "INSTRUCTORS.md").read_text(encoding="utf-8")
     shown = re.findall(r"^nbgrader (\w+) 05_sam(.*)$", guide, re.MULTILINE)

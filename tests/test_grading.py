@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import CODE
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from due import ALL
@@ -37,6 +38,13 @@ import submissions  # noqa: E402
 from notebooks import ROOT  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")
+SET = "solutions/05_sam"
+
+
+def slow(test):
+    return pytest.mark.slow(pytest.mark.when_changed(*CODE, SET)(test))
+
+
 KEPT = (
     "title imports climb-text climb climb-check balls-text climb-inf climb-inf-check why-text accumulated-why".split()
 )
@@ -217,7 +225,7 @@ CASES = {  # student -> (notebook, points of the checks, what is said somewhere)
 def course(tmp_path_factory):
     """A course with two parts and the question of set 5."""
     folder = tmp_path_factory.mktemp("course")
-    notebook = nbformat.read(ROOT / "solutions" / "05_sam" / "05_sam.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / SET / "05_sam.ipynb", as_version=4)
     notebook.cells = [one for one in notebook.cells if one.id in KEPT]
     target = folder / "solutions" / "05_sam"
     target.mkdir(parents=True)
@@ -256,7 +264,7 @@ def graded(course, sheet, tmp_path_factory):
     return {one.student: one for one in found}, out
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     "student", [pytest.param(one, marks=[] if one in ALWAYS else pytest.mark.nightly) for one in CASES]
 )
@@ -282,7 +290,7 @@ def test_marks_are_right_and_have_a_reason(graded, student):
         assert one.scores["accumulated_why"]["points"] is None
 
 
-@pytest.mark.slow
+@slow
 def test_private_checks_lower_the_marks_and_are_not_shown(course, sheet, tmp_path, monkeypatch):
     """A function that is right in the notebook's cases, and not in one of the instructor's; named as in the guide."""
     monkeypatch.chdir(tmp_path)
@@ -526,14 +534,14 @@ def confined(sheet, tmp_path_factory):
     return {name: told[i] for name, i in at.items()}, [told[i].get("said", "") for i in told], replaced
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("name", OWN)
 def test_an_answer_has_what_cells_before_it_left_behind(confined, name):
     told, _, _ = confined
     assert [entry.get("returned") for entry in told[name]["log"]][:1] == [{"number": "2.0"}], told[name]
 
 
-@pytest.mark.slow
+@slow
 def test_the_seed_is_not_found_and_a_function_that_was_put_back_is_named(confined):
     told, said, replaced = confined
     assert [text for text in said if "points.csv" in text] == ["None 0\n['points.csv'] 1,2\n"]
@@ -553,7 +561,7 @@ for folder in (pathlib.Path.home(), pathlib.Path(site.getusersitepackages()), pa
 os._exit(0)"""
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.skipif(not confine.can_confine_files(), reason="this system has no Landlock")
 def test_what_an_answer_leaves_in_its_folder_is_not_run_before_the_next_one_is_confined(tmp_path, monkeypatch):
     mark, work = str(tmp_path / "escaped"), tmp_path / "work"

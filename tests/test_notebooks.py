@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import CODE
 from nbformat.v4 import new_code_cell, new_notebook
 
 import claims_table
@@ -150,6 +151,7 @@ def bitten(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.when_changed(*CODE)
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
 @pytest.mark.parametrize("name", CHANGES)
 def test_nbval_bites(name, bitten):
@@ -159,6 +161,7 @@ def test_nbval_bites(name, bitten):
 
 
 @pytest.mark.slow
+@pytest.mark.when_changed(*CODE)
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
 def test_an_unrun_notebook_that_nbval_lets_pass_is_found_by_our_own_check(bitten):
     folder, _ = bitten
