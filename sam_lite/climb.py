@@ -7,6 +7,7 @@ last step brought less than 1% of the rise) and False for 1.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -30,22 +31,29 @@ def landscape(losses: Losses, params: Params, spread: Spread) -> Heights:
         pure.check(loss, params)
 
         def at(u: Tensor) -> Tensor:
-            with pure.kept_statistics(loss):
-                return loss(add(params, from_vector(spread(u), params)))
+            return loss(add(params, from_vector(spread(u), params)))
 
+        at.checked = getattr(loss, "checked", False)  # type: ignore[attr-defined]
         return at
 
     return [(over(loss), share) for loss, share in shares(losses)]
 
 
 def height(heights: Heights, u: Tensor) -> Tensor:
-    return sum(share * each(u) for each, share in heights)
+    with _kept(heights):
+        return sum(share * each(u) for each, share in heights)
 
 
 def slope(heights: Heights, u: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (p,) and value of the mean height, with one graph at a time in memory."""
-    found = [(share, *grad_and_value(pure.differentiable(each))(u)) for each, share in heights]
+    with _kept(heights):
+        found = [(share, *grad_and_value(pure.differentiable(each))(u)) for each, share in heights]
     return sum(share * g for share, g, _ in found), sum(share * value for share, _, value in found)
+
+
+def _kept(heights: Heights) -> AbstractContextManager:
+    """Around a derivative, not in it: the way back needs the buffers as the way forward left them."""
+    return pure.kept_statistics(*(each for each, _ in heights))
 
 
 def search(heights: Heights, starts: Tensor, steps: int, method: Climb) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -114,9 +114,9 @@ def frozen_statistics() -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def kept_statistics(loss: Callable) -> AbstractContextManager:
-    """Inside, a loss of one's own leaves the statistics of its model as they are; one of `loss_of` does so by itself."""
-    return nullcontext() if getattr(loss, "checked", False) else frozen_statistics()
+def kept_statistics(*losses: Callable) -> AbstractContextManager:
+    """Inside, losses of one's own leave the statistics of their models as they are; those of `loss_of` do so by themselves."""
+    return nullcontext() if all(getattr(loss, "checked", False) for loss in losses) else frozen_statistics()
 
 
 @contextmanager

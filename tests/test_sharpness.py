@@ -725,6 +725,31 @@ def test_a_loss_of_ones_own_leaves_batch_norm_as_it_is():
     assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
 
 
+class Masked(nn.Linear):
+    """As in autoregressive flows and pruned networks: the derivative needs the buffer."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+        self.register_buffer("mask", torch.rand(n_out, n_in).gt(0.5).double())
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.mask * self.weight, self.bias)
+
+
+def test_a_loss_of_ones_own_may_read_buffers():
+    """Nothing is written into the buffers of a model that rests before the derivative has read them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Masked(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    x, y, params = random(20, 4), torch.arange(20) % 3, params_of(model)
+    own = lambda p: nn.functional.cross_entropy(functional_call(model, p, (x,)), y)  # noqa: E731
+    for measure in (worst_sharpness, ascent_sharpness, average_sharpness, *BOXES):
+        torch.testing.assert_close(measure(own, params, 0.1), measure(loss_of(model, x, y), params, 0.1))
+    w = {name: p.clone().requires_grad_() for name, p in params.items()}
+    slope = dict(zip(w, torch.autograd.grad(own(w), list(w.values())), strict=True))
+    e = ascent(slope, w, 0.1)
+    close(ascent_sharpness(own, params, 0.1).value, own({k: w[k] + e[k] for k in w}) - own(w), 1e-9)
+
+
 def test_an_ascent_may_return_its_steps_in_any_order():
     w = {"a": torch.ones(2).double(), "b": torch.zeros(3).double()}
     loss = lambda p: p["a"].sum() + 2 * p["b"].sum()  # noqa: E731

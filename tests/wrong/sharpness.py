@@ -293,9 +293,16 @@ MUTANTS = [
     (
         "statistics of a model that move while it is measured",
         _CLIMB,
-        "with pure.kept_statistics(loss):",
-        "if True:",
+        "return pure.kept_statistics(*(each for each, _ in heights))",
+        "return pure.kept_statistics()",
         "tests/test_sharpness.py::test_a_loss_of_ones_own_leaves_batch_norm_as_it_is",
+    ),
+    (
+        "buffers written before the way back has read them",
+        _CLIMB,
+        "return loss(add(params, from_vector(spread(u), params)))",
+        "with pure.kept_statistics(loss): return loss(add(params, from_vector(spread(u), params)))",
+        "tests/test_sharpness.py::test_a_loss_of_ones_own_may_read_buffers",
     ),
     (
         "PyTorch's words for a loss that moves statistics",
