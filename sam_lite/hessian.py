@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam_lite import pure, require
 from sam_lite.lanczos import lanczos
@@ -69,7 +68,7 @@ def hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
 
 def _hvp(loss: Loss, params: Params) -> Callable[[Params], Params]:
     def pulled() -> tuple[Callable, Tensor]:
-        with sdpa_kernel(SDPBackend.MATH):
+        with pure.twice():
             return vjp(grad_and_value(pure.differentiable(loss)), dict(params), has_aux=True)[1:]
 
     pullback, height = pulled()

@@ -64,10 +64,8 @@ def measure(
 def capacity(params: Params) -> Measures:
     """n_params: omega (J 20). vc_dimension: omega d log2(omega), to a constant (Bartlett et al. 2019)."""
     size, like = count(params), next(iter(params.values()))
-    return {
-        "n_params": like.new_tensor(size),
-        "vc_dimension": like.new_tensor(size * len(matrices(params)) * math.log2(size)),
-    }
+    found = {"n_params": size, "vc_dimension": size * len(matrices(params)) * math.log2(size)}
+    return {name: like.new_tensor(value) for name, value in found.items()}
 
 
 def margins(logits: Tensor, y: Tensor) -> Measures:
@@ -172,6 +170,7 @@ def flatness(
     return found | {"flatness_mag": sigma**-2, "sharpness_mag": alpha**-2}
 
 
+@pure.twice()
 def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples: int = 8, seed: int = 0) -> Measures:
     """trace, lambda_max: of the Hessian. box: Keskar's metric 2.1 for 1e-3, percent. sam: L(w + e) - L(w) at rho 0.05, nats.
 
@@ -190,6 +189,7 @@ def curvature(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, samples
     }
 
 
+@pure.twice()  # and no rule for `vmap`
 def gradients(outputs: Outputs, params: Params, x: Tensor, y: Tensor, *, batch: int = 40) -> Measures:
     """gradient_norm: |gradient|. gradient_variance: mean of |g_i - gradient|^2 over the points (J 67), from batches' means.
 

@@ -54,12 +54,13 @@ def curvature_paths(outputs: Outputs, criterion: Criterion, params: Params, dire
     require.same_names(params, direction)
     params, direction = dict(params), {name: direction[name] for name in params}
     states = pure.random_states(params.values())
-    out, pull = vjp(pure.differentiable(outputs), params)
+    with pure.twice():
+        out, pull = vjp(pure.differentiable(outputs), params)
     _, push = vjp(lambda s: pull(s)[0], out)  # the transpose of the transpose: push(d) is J d
     (moved,) = push(direction)
     bent = grad(lambda z: (grad(criterion)(z) * moved).sum())(out)  # l''(z) J d
     slope = grad(pure.differentiable(criterion))(out)
-    with pure.from_states(states):
+    with pure.from_states(states), pure.twice():
         rest = grad(lambda p: dot(grad(lambda q: (outputs(q) * slope).sum())(p), direction))(params)
     return pull(bent)[0], rest
 

@@ -196,7 +196,8 @@ def box_flatness(outputs: Callable[[Params], Tensor], params: Params, tolerance:
     require.measured(params)
     pure.repeated(outputs, params)
     flat = pure.differentiable(lambda x: outputs(from_vector(x, params)).flatten())
-    jacobian = jacrev(flat)(to_vector(params))  # (K, n_params)
+    with pure.without(torch.backends.mkldnn):  # whose LSTM cannot go back for all outputs at once
+        jacobian = jacrev(flat)(to_vector(params))  # (K, n_params)
     scale = divisor(jacobian.abs().amax(0))  # of each weight, so that the squares below stay in range
     jacobian = torch.where(scale == 0, 0, jacobian / scale)
     influence = torch.linalg.vector_norm(jacobian, dim=0)

@@ -246,6 +246,18 @@ def test_curvature_is_that_of_the_dense_hessian(case):
     assert found["box"].item() == pytest.approx(sharpness.box_sharpness(loss, params, 1e-3).value.item(), rel=0.02)
 
 
+def test_networks_with_attention_are_measured():
+    """Whose fused kernels have no second derivative: Fisher-Rao by one gradient for each point."""
+    model = build(lambda: nn.Sequential(nn.Unflatten(1, (2, 4)), nn.TransformerEncoderLayer(4, 1, 5), nn.Flatten()), 0)
+    model, x, y = model.double().eval(), torch.randn(12, 8, dtype=torch.float64), torch.arange(12) % 8
+    params, out = params_of(model), lambda p, x: functional_call(model, p, (x,))
+    found = measures.measure(out, params, params, x, y, samples=2)
+    each = [torch.autograd.grad(F.cross_entropy(model(x)[i], y[i]), list(model.parameters())) for i in range(12)]
+    along = [sum((g * p).sum() for g, p in zip(one, params.values(), strict=True)) for one in each]
+    layers = len(measures.matrices(params))
+    torch.testing.assert_close(found["fisher_rao"], (layers + 1) ** 2 * torch.stack(along).square().mean())
+
+
 def test_there_are_more_than_forty_and_each_is_told(found):
     told = " ".join(getattr(measures, name).__doc__ or "" for name in vars(measures) if callable(vars(measures)[name]))
     short = {name.removesuffix("_over_margin") for name in found}

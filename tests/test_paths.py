@@ -216,3 +216,21 @@ def test_dropout_leaves_out_the_same_units_at_every_call(setting):
     share, last = seeded(logit_share, random, criterion, params)
     assert share.item() == pytest.approx(logit_share(masked, criterion, params).item(), rel=1e-12)
     assert then.equal(after) and last.equal(after)
+
+
+def test_attention_has_both_paths():
+    """The fused kernels of attention have no second derivative, which both parts of the Hessian need."""
+    dice = torch.Generator().manual_seed(0)
+    keys, x = (torch.randn(2, 3, 5, 4, generator=dice, dtype=torch.float64) for _ in range(2))
+    params = {"q": torch.randn(4, 4, generator=dice, dtype=torch.float64)}
+    outputs = lambda p: F.scaled_dot_product_attention(x @ p["q"], keys, keys)  # noqa: E731
+    criterion = lambda z: z.pow(4).mean()  # noqa: E731
+    direction = {"q": torch.eye(4, dtype=torch.float64)}
+    parts = curvature_paths(outputs, criterion, params, direction)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        dense = hessian(lambda v: criterion(outputs({"q": v.view(4, 4)})), to_vector(params))
+        g = grad(lambda p: criterion(outputs(p)))(params)
+        through = curvature_paths(outputs, criterion, params, g)[0]
+    close(add(*parts), dense @ to_vector(direction), 1e-12)
+    share = to_vector(through) @ dense @ to_vector(g) / (dense @ to_vector(g)).square().sum()
+    torch.testing.assert_close(logit_share(outputs, criterion, params), share)

@@ -43,7 +43,7 @@ MUTANTS = [
     (
         "fused attention",
         _HESSIAN,
-        "with sdpa_kernel(SDPBackend.MATH):",
+        "with pure.twice():",
         "if True:",
         "tests/test_hessian.py::test_attention_has_a_hessian",
     ),

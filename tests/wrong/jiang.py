@@ -7,6 +7,13 @@ _M, _R, _S, _E, _T = (f"tests/test_{name}.py::test_" for name in ("measures", "r
 
 MUTANTS = [
     (
+        "fused attention under the Fisher-Rao norm",
+        _MEASURES,
+        "@pure.twice()\ndef curvature",
+        "def curvature",
+        "tests/test_measures.py::test_networks_with_attention_are_measured",
+    ),
+    (
         "variance for deviation",
         _MEASURES,
         "w + spread(size) * u",

@@ -5,6 +5,20 @@ _OF_PATHS, _OF_LANGUAGE = "tests/test_paths.py::test_", "tests/test_language.py:
 
 MUTANTS = [
     (
+        "fused attention on the way through the logits",
+        _PATHS,
+        "with pure.twice():",
+        "if True:",
+        f"{_OF_PATHS}attention_has_both_paths",
+    ),
+    (
+        "fused attention on the way through the Jacobian",
+        _PATHS,
+        "with pure.from_states(states), pure.twice():",
+        "with pure.from_states(states):",
+        f"{_OF_PATHS}attention_has_both_paths",
+    ),
+    (
         "functional SAM that is SAM",
         _PATHS,
         'slope if path == "jacobian" else',
@@ -70,7 +84,7 @@ MUTANTS = [
     (
         "dropout leaves out other units in the second part of the curvature",
         _PATHS,
-        "    with pure.from_states(states):\n        rest",
+        "    with pure.from_states(states), pure.twice():\n        rest",
         "    if True:\n        rest",
         _OF_PATHS + "dropout_leaves_out_the_same_units_at_every_call",
     ),

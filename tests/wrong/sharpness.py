@@ -4,6 +4,13 @@ _SHARPNESS, _CLIMB = "sam_lite/sharpness.py", "sam_lite/climb.py"
 
 MUTANTS = [
     (
+        "an LSTM by oneDNN from all outputs at once",
+        _SHARPNESS,
+        "with pure.without(torch.backends.mkldnn):",
+        "if True:",
+        "tests/test_sharpness.py::test_flatness_of_a_recurrent_network",
+    ),
+    (
         "box of fixed width",
         _SHARPNESS,
         "return lambda u: radius * (x.abs() + 1) * u, len(x)",
