@@ -27,11 +27,12 @@ def loss_between(
     alpha is the place of the weights along the line from `start` (0) to `end` (1). The batch statistics are
     - "keep": those of the nearer net; the loss jumps at alpha = 1/2;
     - "interpolate": (1 - alpha) times start's plus alpha times end's, with variances not below 0;
-    - a tensor of training data (n, *features): recomputed from it at every point in one pass with dropout off, as
-      `torch.optim.swa_utils.update_bn` does.
+    - a tensor of training data (n, *features): recomputed from it at every point in one pass, as
+      `torch.optim.swa_utils.update_bn` does, but with dropout off.
     At alpha = 0 and 1 each net's own loss comes back; with recomputed statistics, only if its own were made so. Raises
-    ValueError for other words, for nets that differ in shape, and to recompute what is not of a batch norm. There is a
-    value everywhere, and a derivative with "keep" alone: PyTorch has none by statistics that move, and ValueError says so.
+    ValueError for other words, for nets that differ in shape or in a buffer of integers, and to recompute what is not of a
+    batch norm. There is a value everywhere, and a derivative with "keep" alone: PyTorch has none by statistics that move,
+    and ValueError says so.
     """
     if not (len(statistics) if isinstance(statistics, Tensor) else str(statistics) in ("keep", "interpolate")):
         rule = "'keep', 'interpolate' or a tensor of training data to recompute from"
@@ -45,6 +46,11 @@ def loss_between(
         for a, b in [(origin, goal), (buffers, others)]
     ):
         raise ValueError("end must have the parameters and buffers of start, got another architecture")
+    theirs = dict(end.named_buffers())
+    for key, b in start.named_buffers():
+        if not (key in buffers or key.endswith("num_batches_tracked") or (key in theirs and b.equal(theirs[key]))):
+            remedy = "there is nothing between the two; build both from one seed"
+            raise require.error("end", "a net with the integers and masks of start", f"another {key!r}", remedy)
     span = add(goal, origin, -1)
     layers = {name: layer for name, layer in start.named_modules() if isinstance(layer, nn.modules.batchnorm._NormBase)}
     recomputed = [name for name, layer in layers.items() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]

@@ -217,3 +217,29 @@ def test_targets_that_a_criterion_changes_stay_what_they_are():
     loss = loss_between(net, net, x, y, "keep", lambda out, target: (out - target.mul_(2)).square().mean())
     assert loss(params_of(net)) == loss(params_of(net))
     torch.testing.assert_close(y, x[:, :2], rtol=0, atol=0)
+
+
+class Shuffled(nn.Module):
+    """As in flows: the order of the features is a buffer of integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.randperm(6))
+
+    def forward(self, x):
+        return x[:, self.order]
+
+
+@pytest.mark.parametrize("statistics", ["keep", "interpolate", torch.eye(6)])
+def test_nets_with_other_integers_have_nothing_between_them(statistics):
+    """The loss at alpha = 1 was that of the end's weights on the start's order."""
+    torch.manual_seed(0)
+    start, end = (nn.Sequential(Shuffled(), nn.Linear(6, 3), nn.BatchNorm1d(3)).eval() for _ in range(2))
+    x, y = torch.randn(5, 6), torch.arange(5) % 3
+    with pytest.raises(ValueError, match=r"end must be a net with the integers .* got \"another '0.order'\"; there is"):
+        loss_between(start, end, x, y, statistics)
+    end[0].order.copy_(start[0].order)
+    end[2].num_batches_tracked.add_(3)
+    if isinstance(statistics, str):
+        found = loss_between(start, end, x, y, statistics)(params_of(end))
+        torch.testing.assert_close(found, F.cross_entropy(end(x), y).detach())

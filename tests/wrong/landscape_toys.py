@@ -4,6 +4,13 @@ _LANDSCAPE, _BATCHNORM, _TOYS = "sam_lite/landscape.py", "sam_lite/batchnorm.py"
 
 MUTANTS = [
     (
+        "integers of the start on the weights of the end",
+        _BATCHNORM,
+        "(key in theirs and b.equal(theirs[key]))",
+        "key in theirs",
+        "tests/test_batchnorm.py::test_nets_with_other_integers_have_nothing_between_them",
+    ),
+    (
         "line from end to start",
         _LANDSCAPE,
         "else (1 - a, a) for",
