@@ -96,7 +96,11 @@ def _stack(values: Sequence) -> Any:
     if isinstance(values[0], dict):
         return {name: _stack([v[name] for v in values]) for name in values[0]}
     if isinstance(values[0], tuple):
-        return tuple(map(_stack, zip(*values, strict=True)))
+        parts = map(_stack, zip(*values, strict=True))
+        return values[0]._make(parts) if hasattr(values[0], "_make") else tuple(parts)  # named or not
+    values = [
+        torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else v for v in values
+    ]  # as Python's floats are
     return torch.stack([v if isinstance(v, Tensor) else torch.as_tensor(v) for v in values])
 
 

@@ -1,5 +1,6 @@
 """Lines and planes against closed forms, directions against their definition, trajectories against sklearn."""
 
+import collections
 import math
 
 import numpy as np
@@ -271,3 +272,18 @@ def test_what_has_no_part_spoils_nothing(lost):
 def test_a_loss_may_return_words_with_several_numbers_each():
     found = landscape.line(lambda p: {"w": (p["w"].sum(), p["w"])}, {"w": torch.zeros(2)}, {"w": torch.ones(2)}, [0, 1])
     torch.testing.assert_close(found, {"w": (torch.tensor([0.0, 2.0]), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))})
+
+
+def test_floats_of_python_keep_their_digits():
+    """A loss that ends in .item() came back in float32, which hides what is small beside it."""
+    w = {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
+    found = landscape.line(lambda p: p["w"].square().sum().item() / 3, w, w, [0, 0.5])
+    assert found.dtype == torch.float64 and found.tolist() == [5 / 3] * 2
+
+
+def test_named_tuples_keep_their_names():
+    w = {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
+    named = collections.namedtuple("named", "loss largest")
+    both = landscape.line(lambda p: named(p["w"].sum(), p["w"].max()), w, w, [0, 0.5, 1])
+    assert isinstance(both, named) and both.loss.tolist() == [3] * 3 and both.largest.tolist() == [2] * 3
+    assert landscape.plane(lambda p: named(1.0, p["w"].max()), w, w, w, [0], [0, 1]).largest.tolist() == [[2, 4]]

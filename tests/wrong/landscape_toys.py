@@ -4,6 +4,20 @@ _LANDSCAPE, _BATCHNORM, _TOYS = "sam_lite/landscape.py", "sam_lite/batchnorm.py"
 
 MUTANTS = [
     (
+        "floats of Python in single precision",
+        _LANDSCAPE,
+        "torch.tensor(v, dtype=torch.float64)",
+        "torch.tensor(v)",
+        "tests/test_landscape.py::test_floats_of_python_keep_their_digits",
+    ),
+    (
+        "named tuples without their names",
+        _LANDSCAPE,
+        'values[0]._make(parts) if hasattr(values[0], "_make") else tuple(parts)',
+        "tuple(parts)",
+        "tests/test_landscape.py::test_named_tuples_keep_their_names",
+    ),
+    (
         "integers of the start on the weights of the end",
         _BATCHNORM,
         "(key in theirs and b.equal(theirs[key]))",
