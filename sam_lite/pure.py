@@ -17,7 +17,7 @@ from sam_lite import require
 
 RandomStates = dict[torch.device | None, Tensor]  # of the CPU (None) and of other devices
 CONTAINERS = dict, list, set, deque  # that a model may keep things in
-twice = partial(torch.nn.attention.sdpa_kernel, torch.nn.attention.SDPBackend.MATH)  # others have no second derivative
+twice = partial(nn.attention.sdpa_kernel, nn.attention.SDPBackend.MATH)  # others have no second derivative
 
 
 @contextmanager

@@ -6,8 +6,8 @@ MUTANTS = [
     (
         "floats of Python in single precision",
         _LANDSCAPE,
-        "torch.tensor(v, dtype=torch.float64)",
-        "torch.tensor(v)",
+        "kind = torch.float64 if isinstance(values[0], float) else None",
+        "kind = None",
         "tests/test_landscape.py::test_floats_of_python_keep_their_digits",
     ),
     (
