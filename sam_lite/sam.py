@@ -86,7 +86,7 @@ class SAM(Optimizer):
         rho: radius of the climb, in the norm of `ascent`, usually 0.01 to 0.5; 0: the base alone.
         ascent: the climb, such as `p_ascent(1)` or `adaptive_ascent`.
         every: 3 climbs in every third step only, which is cheaper; the other steps are exactly the base's.
-        start: how many steps the base makes before the first climb; math.inf: it never climbs.
+        start: how many steps the base makes before SAM climbs, or begins to count to `every`; math.inf: it never climbs.
         probability: that a step climbs.
         seed: of the draws for `probability`.
 
