@@ -98,8 +98,8 @@ def _stack(values: Sequence) -> Any:
     if isinstance(values[0], tuple):
         parts = map(_stack, zip(*values, strict=True))
         return values[0]._make(parts) if hasattr(values[0], "_make") else tuple(parts)  # named or not
-    kind = torch.float64 if isinstance(values[0], float) else None  # as Python's numbers are
-    return torch.stack([v if isinstance(v, Tensor) else torch.as_tensor(v, dtype=kind) for v in values])
+    kinds = {float: torch.float64}  # as Python's are
+    return torch.stack([v if isinstance(v, Tensor) else torch.as_tensor(v, dtype=kinds.get(type(v))) for v in values])
 
 
 def _numbers(name: str, values: Iterable[float]) -> list[float]:

@@ -279,6 +279,8 @@ def test_floats_of_python_keep_their_digits():
     w = {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
     found = landscape.line(lambda p: p["w"].square().sum().item() / 3, w, w, [0, 0.5])
     assert found.dtype == torch.float64 and found.tolist() == [5 / 3] * 2
+    heights = iter([0, 0, 0, 1 / 3])  # the first two are a look at whether the loss is random
+    assert landscape.line(lambda p: next(heights), w, w, [0, 1]).tolist() == [0, 1 / 3]
 
 
 def test_named_tuples_keep_their_names():

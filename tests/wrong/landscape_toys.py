@@ -6,8 +6,8 @@ MUTANTS = [
     (
         "floats of Python in single precision",
         _LANDSCAPE,
-        "kind = torch.float64 if isinstance(values[0], float) else None",
-        "kind = None",
+        "kinds = {float: torch.float64}",
+        "kinds = {}",
         "tests/test_landscape.py::test_floats_of_python_keep_their_digits",
     ),
     (

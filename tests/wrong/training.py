@@ -1071,8 +1071,8 @@ MUTANTS = [
     (
         "a landscape goes to the default device",
         "sam_lite/landscape.py",
-        "v if isinstance(v, Tensor) else torch.as_tensor(v, dtype=kind)",
-        "torch.as_tensor(v, dtype=kind)",
+        "v if isinstance(v, Tensor) else torch.as_tensor(v, dtype=kinds.get(type(v)))",
+        "torch.as_tensor(v, dtype=kinds.get(type(v)))",
         "tests/test_device.py::test_a_default_device_is_not_that_of_what_is_given",
     ),
     (
